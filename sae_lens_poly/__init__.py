@@ -1,0 +1,32 @@
+"""Polynomial SAEs and multi-layer crosscoders for SAELens.
+
+Importing this package registers its architectures with SAELens.
+"""
+
+from sae_lens_poly.architectures.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    TrainingCrosscoder,
+    TrainingCrosscoderConfig,
+)
+from sae_lens_poly.architectures.poly_crosscoder import (
+    PolyCrosscoderConfig,
+    TrainingPolyCrosscoderConfig,
+)
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.registration import register
+
+__all__ = [
+    "Crosscoder",
+    "CrosscoderConfig",
+    "InputError",
+    "PolyCrosscoderConfig",
+    "TrainingCrosscoder",
+    "TrainingCrosscoderConfig",
+    "TrainingPolyCrosscoderConfig",
+    "expand_hook_names",
+    "register",
+]
+
+register()

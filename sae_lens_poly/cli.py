@@ -1,0 +1,186 @@
+"""The command line: ``python -m sae_lens_poly train`` and ``python -m sae_lens_poly evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sae_lens.config import LanguageModelSAERunnerConfig
+from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
+
+from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.saved import EVALUATION_FILENAME, PICTURE_FILENAME, evaluate_saved
+from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.models.loading import guess_model_class, load_stacked_model
+from sae_lens_poly.registration import ARCHITECTURES
+from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
+from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
+
+USAGE = """\
+usage: python -m sae_lens_poly train [flags]      train a dictionary and print its table
+       python -m sae_lens_poly evaluate DIR       print the table of a saved dictionary
+
+train takes the flags of SAELens' own command line (train --help lists them). Without any it
+trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
+  --hook_name      may name several hook points: "blocks.{2..9}.hook_resid_post"
+  --d_in, --n_hooks are filled in from the model
+  --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder
+"""
+
+#: What train takes where the user gives no flag: the embedded default.
+RUN_DEFAULTS: dict[str, str] = {
+    "architecture": "poly_crosscoder",
+    "model_name": EMBEDDED_MODEL_NAME,
+    "dataset_path": EMBEDDED_DATASET_NAME,
+    "hook_name": "blocks.{0..5}.hook_resid_post",
+    "training_tokens": "1000000",
+    "train_batch_size_tokens": "2048",
+    "context_size": "256",
+    "store_batch_size_prompts": "16",
+    "n_batches_in_buffer": "128",
+    "exclude_special_tokens": "True",
+    "is_dataset_tokenized": "False",
+    "lr": "0.001",
+    "dead_feature_window": "200",
+    "output_path": "output",
+    "log_to_wandb": "False",
+    "verbose": "False",
+}
+
+#: The same for the fields of this package's architectures.
+DICTIONARY_DEFAULTS: dict[str, str] = {"d_sae": "2048", "k": "32"}
+
+# A first reading of the flags happens before the model is known; checks that depend on the
+# width wait for the second, which has the true one.
+_UNKNOWN_WIDTH = 2**20
+
+
+def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
+    """Flags to a config: SAELens' own parser, with the defaults of this command beneath.
+
+    ``d_in`` and ``n_hooks`` that were not given stay provisional until the model is known; see
+    :func:`fit_to_model`.
+
+    Raises:
+        InputError: If the flags cannot be read or contradict each other.
+    """
+    given = _names_of(flags)
+    defaults = dict(RUN_DEFAULTS)
+    if _value_of(flags, "architecture", defaults["architecture"]) in ARCHITECTURES:
+        defaults |= DICTIONARY_DEFAULTS
+    model_name = _value_of(flags, "model_name", defaults["model_name"])
+    defaults["model_class_name"] = guess_model_class(model_name)
+    n_hooks = len(expand_hook_names(_value_of(flags, "hook_name", defaults["hook_name"])))
+    defaults["d_in"] = str(n_hooks * _UNKNOWN_WIDTH)
+    if _value_of(flags, "architecture", defaults["architecture"]) in ARCHITECTURES:
+        defaults["n_hooks"] = str(n_hooks)
+    n_steps = int(_value_of(flags, "training_tokens", defaults["training_tokens"])) // int(
+        _value_of(flags, "train_batch_size_tokens", defaults["train_batch_size_tokens"])
+    )
+    defaults["lr_warm_up_steps"] = str(n_steps // 20)
+    defaults["lr_decay_steps"] = str(n_steps // 4)
+    beneath = [f"--{name}={value}" for name, value in defaults.items() if name not in given]
+    try:
+        return parse_sae_lens_flags([*beneath, *flags])
+    except InputError:
+        raise
+    except (argparse.ArgumentError, ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+
+
+def _names_of(flags: Sequence[str]) -> set[str]:
+    return {flag[2:].split("=")[0].split(".")[-1] for flag in flags if flag.startswith("--")}
+
+
+def _value_of(flags: Sequence[str], name: str, default: str) -> str:
+    for i, flag in enumerate(flags):
+        if flag == f"--{name}" and i + 1 < len(flags):
+            default = flags[i + 1]
+        elif flag.startswith(f"--{name}="):
+            default = flag.split("=", 1)[1]
+    return default
+
+
+def fit_to_model(
+    cfg: LanguageModelSAERunnerConfig[Any], d_in: int
+) -> LanguageModelSAERunnerConfig[Any]:
+    """Put the true width into a config whose width was not given."""
+    if cfg.sae.d_in % _UNKNOWN_WIDTH == 0:
+        cfg.sae = dataclasses.replace(cfg.sae, d_in=d_in)
+    return cfg
+
+
+def train(flags: Sequence[str]) -> None:
+    """Train a dictionary, save it, and print the table of what was saved."""
+    cfg = build_config(flags)
+    model = load_stacked_model(
+        cfg.model_name,
+        cfg.hook_name,
+        cfg.model_class_name,
+        cfg.llm_device or cfg.device,
+        cfg.model_from_pretrained_kwargs,
+    )
+    cfg = fit_to_model(cfg, model.d_in)
+    torch.manual_seed(cfg.seed)
+    runner = TrainingRunner(cfg, override_model=model)
+    print(
+        f"training {cfg.sae.architecture()}: {model.n_hooks} hook points of {cfg.model_name}, "
+        f"width {model.d_model}, {cfg.sae.d_sae} latents, {cfg.training_tokens:,} tokens"
+    )
+    started = time.perf_counter()
+    runner.run()
+    seconds = time.perf_counter() - started
+    print(
+        f"trained {cfg.training_tokens:,} tokens in {seconds:.0f} s "
+        f"({cfg.training_tokens / seconds:,.0f} tokens/s)"
+    )
+    if cfg.output_path is None:
+        return
+    evaluate_saved(cfg.output_path, device=cfg.device, model=model)
+    print(f"dictionary saved to {cfg.output_path} ({EVALUATION_FILENAME}, {PICTURE_FILENAME})")
+    print(f"the same table again: python -m sae_lens_poly evaluate {cfg.output_path}")
+
+
+def evaluate(flags: Sequence[str]) -> None:
+    """Print the table of a saved dictionary."""
+    parser = argparse.ArgumentParser(prog="python -m sae_lens_poly evaluate")
+    parser.add_argument("folder", help="where a training run saved its dictionary")
+    parser.add_argument("--n_batches", type=int, default=8)
+    parser.add_argument("--batch_size_prompts", type=int, default=8)
+    parser.add_argument("--dataset_path", help="other text than the one of training")
+    parser.add_argument("--device", default="cpu")
+    evaluate_saved(**vars(parser.parse_args(flags)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the status is 0, 2 for wrong input, or 130 for a run that was stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"train": train, "evaluate": evaluate}
+    if not arguments or arguments[0] not in commands:
+        print(USAGE, end="")
+        return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
+    # Said by libraries about choices that the user did not make here.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Dataset is not tokenized")
+    warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
+    try:
+        commands[arguments[0]](arguments[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StoppedRun as stopped:
+        if stopped.checkpoint is not None:
+            print(
+                f"{stopped}\nto go on, give the same flags and "
+                f"--resume_from_checkpoint {stopped.checkpoint}",
+                file=sys.stderr,
+            )
+        return 130
+    return 0

@@ -1,0 +1,83 @@
+"""Models by name: the embedded one, and everything that SAELens loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sae_lens.load_model import load_model
+from transformer_lens.hook_points import HookedRootModule
+
+from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME, load_embedded_model
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.models.stacked_hooks import StackedHooks
+
+
+def guess_model_class(model_name: str) -> str:
+    """The ``model_class_name`` for a model: local Hugging Face folders are not TransformerLens'."""
+    is_folder = (Path(model_name) / "config.json").is_file()
+    return "AutoModelForCausalLM" if is_folder else "HookedTransformer"
+
+
+def load_stacked_model(
+    model_name: str,
+    hook_name: str | list[str],
+    model_class_name: str | None = None,
+    device: str = "cpu",
+    model_from_pretrained_kwargs: dict[str, Any] | None = None,
+) -> StackedHooks:
+    """Load a model with several of its hook points stacked into one.
+
+    Args:
+        model_name: ``stdlib-6l`` (the embedded model), or what SAELens takes for
+            ``model_class_name``: a TransformerLens name, a hub repository, a local folder.
+        hook_name: Hook points, for example ``blocks.{2..9}.hook_resid_post``.
+        model_class_name: ``HookedTransformer``, ``AutoModelForCausalLM`` or ``HookedMamba``;
+            None: :func:`guess_model_class`.
+
+    Raises:
+        InputError: If the model or a hook point cannot be found.
+    """
+    hook_names = expand_hook_names(hook_name)
+    try:
+        model = _load(
+            model_name,
+            model_class_name or guess_model_class(model_name),
+            device,
+            model_from_pretrained_kwargs,
+            hook_names,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        if "hook_names not found" in str(error):  # SAELens' words for Hugging Face models
+            raise InputError(
+                f"hook_name={hook_name!r}: {error}; Hugging Face models name them like "
+                "'model.layers.{11..18}'"
+            ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"model_name={model_name!r} cannot be loaded as {model_class_name or 'a model'} "
+            f"({lines[0]}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens knows, a hub "
+            "repository that can be reached, or a local folder with a config.json"
+        ) from error
+    return StackedHooks(model, hook_name)
+
+
+def _load(
+    model_name: str,
+    model_class_name: str,
+    device: str,
+    model_from_pretrained_kwargs: dict[str, Any] | None,
+    hook_names: list[str],
+) -> HookedRootModule:
+    if model_name == EMBEDDED_MODEL_NAME:
+        return load_embedded_model(device)
+    return load_model(
+        model_class_name,
+        model_name,
+        device=device,
+        model_from_pretrained_kwargs=model_from_pretrained_kwargs,
+        hook_names=hook_names,
+    )

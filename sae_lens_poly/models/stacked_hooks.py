@@ -1,0 +1,185 @@
+"""Several hook points of a model, presented to SAELens as one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from transformer_lens.hook_points import HookedRootModule, HookPoint
+
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.hook_names import expand_hook_names
+
+#: As TransformerLens calls it: ``fn(activations, hook=hook_point)``.
+HookFunction = Callable[..., torch.Tensor | None]
+
+# Arguments that shape the output of a forward pass; a pass that only gathers ignores them.
+_OUTPUT_ARGUMENTS = ("return_type", "loss_per_token")
+
+
+class StackedHooks(HookedRootModule):
+    """A model with one more, virtual hook point: the concatenation of several real ones.
+
+    The activation at the virtual hook point is (batch, pos, n_hooks * d_model), the real hook
+    points end to end. SAELens' store, runner and evals ask a model for one hook point, by
+    :meth:`run_with_cache` and :meth:`run_with_hooks`; with this wrapper they work on many.
+    Everything else is the wrapped model's.
+
+    Replacing the virtual activation takes two forward passes: the first gathers the clean
+    activations of all hook points, the second runs with each replaced by its slice.
+
+    Args:
+        model: A ``HookedTransformer``, or SAELens' ``HookedProxyLM`` around a Hugging Face model.
+        hook_name: Hook points as :func:`expand_hook_names` reads them. The text itself becomes
+            the name of the virtual hook point.
+
+    Raises:
+        InputError: If a hook point does not exist, is named twice, or their widths differ.
+    """
+
+    def __init__(self, model: HookedRootModule, hook_name: str | list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.hook_names = expand_hook_names(hook_name)
+        self.hook_name = hook_name if isinstance(hook_name, str) else ",".join(hook_name)
+        self.virtual_hook = HookPoint()
+        self.virtual_hook.name = self.hook_name
+        for name in self.hook_names:
+            if name not in model.hook_dict:
+                near = difflib.get_close_matches(name, model.hook_dict, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "see model.hook_dict for the names"
+                raise InputError(f"hook_name: the model has no hook point {name!r}; {hint}")
+        stops = [extract_stop_at_layer_from_tlens_hook_name(name) for name in self.hook_names]
+        self._stop_at_layer = None if None in stops else max(s for s in stops if s is not None)
+        self.d_model = self._common_width()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    @property
+    def n_hooks(self) -> int:
+        """Number of hook points."""
+        return len(self.hook_names)
+
+    @property
+    def d_in(self) -> int:
+        """Width of the virtual hook point."""
+        return self.n_hooks * self.d_model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped model's forward pass."""
+        return self.model(*args, **kwargs)
+
+    def gather(self, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Clean activations (batch, pos, d_in) of tokens (batch, pos)."""
+        return self.run_with_cache(tokens, names_filter=[self.hook_name], **kwargs)[1][
+            self.hook_name
+        ]
+
+    def run_with_cache(  # type: ignore[override]
+        self,
+        tokens: torch.Tensor,
+        *args: Any,
+        names_filter: Sequence[str] | str | None = None,
+        stop_at_layer: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Run the model once; the cache holds the virtual hook point, and others if asked for.
+
+        ``stop_at_layer`` is not heeded: the run ends after the last hook point of the stack, or
+        at the end where an output (``return_type``) or another hook point is asked for.
+        """
+        asked = [names_filter] if isinstance(names_filter, str) else list(names_filter or [])
+        others = [name for name in asked if name != self.hook_name]
+        output, cache = self.model.run_with_cache(
+            tokens,
+            *args,
+            names_filter=[*self.hook_names, *others],
+            stop_at_layer=None if others or "return_type" in kwargs else self._stop_at_layer,
+            **kwargs,
+        )
+        stacked = torch.cat([cache[name] for name in self.hook_names], dim=-1)
+        return output, {self.hook_name: stacked, **{name: cache[name] for name in others}}
+
+    def run_with_hooks(  # type: ignore[override]
+        self,
+        tokens: torch.Tensor,
+        *args: Any,
+        fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Run the model with functions on the virtual hook point (and on real ones, if given)."""
+        real = [(name, fn) for name, fn in fwd_hooks if name != self.hook_name]
+        virtual = [fn for name, fn in fwd_hooks if name == self.hook_name]
+        if not virtual:
+            return self.model.run_with_hooks(tokens, *args, fwd_hooks=real, **kwargs)
+        gather_kwargs = {k: v for k, v in kwargs.items() if k not in _OUTPUT_ARGUMENTS}
+        with self.model.hooks(fwd_hooks=real):
+            stacked = self.gather(tokens, **gather_kwargs)
+        for fn in virtual:
+            changed = fn(stacked, hook=self.virtual_hook)
+            stacked = stacked if changed is None else changed
+        return self.splice(tokens, stacked, *args, fwd_hooks=real, **kwargs)
+
+    def splice(
+        self,
+        tokens: torch.Tensor,
+        stacked: torch.Tensor,
+        *args: Any,
+        at: Sequence[int] | None = None,
+        fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Run the model with hook points replaced by their slices of ``stacked``.
+
+        Args:
+            tokens: Shape (batch, pos).
+            stacked: Shape (batch, pos, d_in).
+            at: Numbers of the hook points to replace; None: all.
+        """
+        slices = stacked.unflatten(-1, (self.n_hooks, self.d_model)).unbind(-2)
+        replacements = [
+            (self.hook_names[i], partial(_replace, slices[i]))
+            for i in (range(self.n_hooks) if at is None else at)
+        ]
+        return self.model.run_with_hooks(
+            tokens, *args, fwd_hooks=[*fwd_hooks, *replacements], **kwargs
+        )
+
+    @torch.no_grad()
+    def _common_width(self) -> int:
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=_device_of(self.model))
+        _, cache = self.model.run_with_cache(
+            tokens, names_filter=self.hook_names, stop_at_layer=self._stop_at_layer
+        )
+        shapes = {name: tuple(cache[name].shape) for name in self.hook_names if name in cache}
+        first = self.hook_names[0]
+        for name in self.hook_names:
+            shape = shapes.get(name)
+            if shape is None or len(shape) != 3:
+                raise InputError(
+                    f"hook_name: the activation at {name!r} is not (batch, pos, width) but "
+                    f"{shape}: use hook points on the residual stream, or the output of an "
+                    "attention or MLP layer"
+                )
+            if shape[-1] != shapes[first][-1]:
+                raise InputError(
+                    f"hook_name: {first!r} is {shapes[first][-1]} wide and {name!r} is "
+                    f"{shape[-1]}: a crosscoder needs hook points of one width"
+                )
+        return shapes[first][-1]
+
+
+def _replace(new: torch.Tensor, activations: torch.Tensor, hook: Any) -> torch.Tensor:
+    return new.to(activations)
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,53 @@
+"""Makes SAELens know the architectures of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+from sae_lens_poly.architectures.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    TrainingCrosscoder,
+    TrainingCrosscoderConfig,
+)
+from sae_lens_poly.architectures.poly_crosscoder import (
+    PolyCrosscoderConfig,
+    TrainingPolyCrosscoderConfig,
+)
+
+#: Architecture to (inference class, its config, training class, its config).
+ARCHITECTURES: dict[str, tuple[Any, Any, Any, Any]] = {
+    "crosscoder": (Crosscoder, CrosscoderConfig, TrainingCrosscoder, TrainingCrosscoderConfig),
+    "poly_crosscoder": (
+        Crosscoder,
+        PolyCrosscoderConfig,
+        TrainingCrosscoder,
+        TrainingPolyCrosscoderConfig,
+    ),
+}
+
+
+def register() -> None:
+    """Enter the architectures into SAELens' registries.
+
+    Calling it again, or after this package was reloaded, replaces our own entries.
+
+    Raises:
+        ValueError: If another package has taken one of the names.
+    """
+    for name, (sae, sae_config, training, training_config) in ARCHITECTURES.items():
+        _enter(SAE_CLASS_REGISTRY, name, (sae, sae_config))
+        _enter(SAE_TRAINING_CLASS_REGISTRY, name, (training, training_config))
+
+
+def _enter(registry: dict[str, Any], name: str, classes: tuple[Any, Any]) -> None:
+    # SAELens' register functions raise on a second call, so they cannot serve a reload.
+    taken = registry.get(name)
+    if taken is not None and not taken[0].__module__.startswith("sae_lens_poly."):
+        raise ValueError(
+            f"the architecture {name!r} is already registered with SAELens by {taken[0].__module__}: "
+            "import only one of the two packages"
+        )
+    registry[name] = classes

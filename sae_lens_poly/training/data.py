@@ -1,0 +1,72 @@
+"""Text to train and evaluate on: the embedded corpus, local files, or a hub data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
+
+from sae_lens_poly.embedded.corpus import stdlib_dataset
+from sae_lens_poly.errors import InputError
+
+#: What to write for ``dataset_path`` to get the source of the Python standard library.
+EMBEDDED_DATASET_NAME = "stdlib"
+
+_FILE_LOADERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+
+def load_text(
+    dataset_path: str,
+    split: Literal["train", "held_out"],
+    streaming: bool = True,
+    skip_rows: int = 0,
+) -> Dataset | IterableDataset:
+    """Load a data set for training, or the part of it that training did not see.
+
+    Args:
+        dataset_path: ``stdlib``; a file ``.json``, ``.jsonl``, ``.csv``, ``.parquet`` or ``.txt``
+            (also ``.gz``); a folder written by ``datasets.save_to_disk``; or a hub data set.
+        split: ``held_out`` leaves out what training used: for ``stdlib`` the held-out modules,
+            for any other data set all but its first ``skip_rows`` rows.
+        streaming: Whether a hub data set is streamed.
+        skip_rows: How many rows training has read.
+
+    Raises:
+        InputError: If the data set cannot be found or read, or has no rows left.
+    """
+    if dataset_path in ("", EMBEDDED_DATASET_NAME):
+        return stdlib_dataset(split)
+    dataset = _load(dataset_path, streaming)
+    if split == "train" or not skip_rows:
+        return dataset
+    if isinstance(dataset, Dataset) and skip_rows >= len(dataset):
+        raise InputError(
+            f"dataset_path={dataset_path!r}: training has read all of its {len(dataset)} rows, "
+            "none is left for evaluation: name another data set with --dataset_path"
+        )
+    return dataset.skip(skip_rows)
+
+
+def _load(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
+    path = Path(dataset_path)
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    try:
+        if path.is_file() and suffix in _FILE_LOADERS:
+            return load_dataset(_FILE_LOADERS[suffix], data_files=str(path), split="train")
+        if (path / "dataset_info.json").is_file():
+            return load_from_disk(str(path))
+        return load_dataset(dataset_path, split="train", streaming=streaming)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"dataset_path={dataset_path!r} cannot be loaded ({lines[0]}): give "
+            f"{EMBEDDED_DATASET_NAME!r}, a .jsonl, .csv, .parquet or .txt file, a folder written "
+            "by datasets.save_to_disk, or a hub data set that can be reached"
+        ) from error
