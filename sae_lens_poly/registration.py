@@ -47,7 +47,7 @@ def _enter(registry: dict[str, Any], name: str, classes: tuple[Any, Any]) -> Non
     taken = registry.get(name)
     if taken is not None and not taken[0].__module__.startswith("sae_lens_poly."):
         raise ValueError(
-            f"the architecture {name!r} is already registered with SAELens by {taken[0].__module__}: "
-            "import only one of the two packages"
+            f"the architecture {name!r} is already registered with SAELens by "
+            f"{taken[0].__module__}: import only one of the two packages"
         )
     registry[name] = classes

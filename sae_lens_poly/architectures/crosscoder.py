@@ -11,7 +11,7 @@ are separate modules that the config chooses.
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
@@ -32,12 +32,6 @@ from sae_lens_poly.architectures.polynomial_terms import PolynomialTerms
 from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
-
-if TYPE_CHECKING:
-    _Stacked = SAE[Any]
-else:
-    _Stacked = object
-
 
 
 def check_hook_structure(cfg: "CrosscoderConfig | TrainingCrosscoderConfig") -> None:
@@ -162,7 +156,7 @@ def _with_hook_names(cfg_dict: dict[str, Any]) -> dict[str, Any]:
     return cfg_dict
 
 
-class StackedDictionary(_Stacked):
+class StackedDictionary(SAE[Any]):
     """What training and inference crosscoders share: the decoder and the views per hook point."""
 
     cfg: Any
@@ -298,7 +292,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
 
     @torch.no_grad()
     def initialise_from_batch_(self, x: torch.Tensor) -> None:
-        """Set what depends on the data, from raw activations (n, d_in): scales, b_dec, code scale."""
+        """Set scales, b_dec and the scale of the code from raw activations (n, d_in)."""
         if self.cfg.normalize_hooks:
             self.hook_scales.estimate_(x)
         else:
@@ -333,7 +327,9 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
             hidden_pre=hidden_pre,
             loss=torch.stack(list(losses.values())).sum(),
             losses=losses,
-            metrics=self._step_metrics(target, reconstruction) if step_input.is_logging_step else {},
+            metrics=self._step_metrics(target, reconstruction)
+            if step_input.is_logging_step
+            else {},
         )
 
     @override
@@ -441,5 +437,3 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
             inference.polynomial = copy.deepcopy(self.polynomial)
             inference.polynomial.rescale_outputs_(1 / scale)
         return inference
-
-

@@ -1,4 +1,4 @@
-"""Sparsifiers: which latents of a batch stay active, and the thresholds that stand in at inference."""
+"""Sparsifiers: which latents stay active in a batch, and by which threshold at inference."""
 
 from __future__ import annotations
 

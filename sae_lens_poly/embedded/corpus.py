@@ -79,9 +79,7 @@ def stdlib_dataset(split: Split) -> Dataset:
     Rows are in the order of a hash of the module name: neighbours in the alphabet share their
     subject, and SAELens reads a data set from the front.
     """
-    modules = sorted(
-        stdlib_modules(split), key=lambda m: hashlib.sha256(m.name.encode()).digest()
-    )
+    modules = sorted(stdlib_modules(split), key=lambda m: hashlib.sha256(m.name.encode()).digest())
     return Dataset.from_dict(
         {"text": [m.text for m in modules], "module": [m.name for m in modules]}
     )

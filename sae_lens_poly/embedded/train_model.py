@@ -11,9 +11,11 @@ An interrupted run goes on from its last checkpoint when it is started again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +80,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The embedded model as plain PyTorch: ``(batch, pos)`` tokens to logits."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         cfg = embedded_model_config()
@@ -97,9 +102,9 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.embed(tokens)
-        cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
+        n = tokens.shape[1]
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, self.cos[:n], self.sin[:n])
         return self.unembed(self.ln_final(x))
 
 
@@ -122,7 +127,10 @@ def to_transformer_lens_weights(model: Transformer) -> dict[str, torch.Tensor]:
             weights[f"{p}.attn.b_{name}"] = layer.bias.view(cfg.n_heads, cfg.d_head)
         weights[f"{p}.attn.W_O"] = block.o.weight.T.reshape(cfg.n_heads, cfg.d_head, cfg.d_model)
         weights[f"{p}.attn.b_O"] = block.o.bias
-        weights[f"{p}.mlp.W_in"], weights[f"{p}.mlp.b_in"] = block.mlp_in.weight.T, block.mlp_in.bias
+        weights[f"{p}.mlp.W_in"], weights[f"{p}.mlp.b_in"] = (
+            block.mlp_in.weight.T,
+            block.mlp_in.bias,
+        )
         weights[f"{p}.mlp.W_out"] = block.mlp_out.weight.T
         weights[f"{p}.mlp.b_out"] = block.mlp_out.bias
         for name, norm in (("ln1", block.ln1), ("ln2", block.ln2)):
@@ -166,9 +174,24 @@ def learning_rate_factor(step: int, steps: int, warm_up: int, decay_fraction: fl
     return min(1.0, (step + 1) / warm_up, (steps - step) / (decay_fraction * steps))
 
 
+def windows(
+    documents: list[torch.Tensor], batch_size: int, context_size: int, seed: int
+) -> Iterator[torch.Tensor]:
+    """Endless batches (batch_size, context_size): passes over shuffled documents, end to end."""
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed(seed + epoch)
+        order = torch.randperm(len(documents), generator=generator).tolist()
+        stream = torch.cat([documents[i] for i in order])
+        offset = int(torch.randint(context_size, (1,), generator=generator))
+        n = (len(stream) - offset) // context_size
+        rows = stream[offset : offset + n * context_size].view(n, context_size)
+        rows = rows[torch.randperm(n, generator=generator)]
+        yield from rows[: n - n % batch_size].split(batch_size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--context_size", type=int, default=512)
     parser.add_argument("--vocab_size", type=int, default=4096)
@@ -184,7 +207,8 @@ def main() -> None:
     tokenizer = train_tokenizer((m.text for m in modules), args.vocab_size)
     tokenizer.save(str(TOKENIZER_FOLDER / "tokenizer.json"), pretty=False)
     documents = [
-        torch.tensor([0, *encoding.ids]) for encoding in tokenizer.encode_batch([m.text for m in modules])
+        torch.tensor([0, *encoding.ids])
+        for encoding in tokenizer.encode_batch([m.text for m in modules])
     ]
     print(f"{len(documents)} modules, {sum(map(len, documents)) / 1e6:.2f}M tokens", flush=True)
 
@@ -192,7 +216,7 @@ def main() -> None:
     matrices = [p for n, p in model.blocks.named_parameters() if p.ndim == 2]
     ids = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in ids]
-    optimizers = [
+    optimizers: list[torch.optim.Optimizer] = [
         Muon(matrices, lr=args.lr_matrices, weight_decay=0.02),
         torch.optim.Adam(others, lr=args.lr_others, betas=(0.9, 0.95)),
     ]
@@ -202,32 +226,21 @@ def main() -> None:
         )
         for o in optimizers
     ]
+    parts: list[Any] = [*optimizers, *schedulers]
 
     first_step = 0
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint)
         first_step = state["step"]
         model.load_state_dict(state["model"])
-        for part, saved in zip([*optimizers, *schedulers], state["parts"], strict=True):
+        for part, saved in zip(parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         print(f"going on from step {first_step} of {args.checkpoint}", flush=True)
 
-    def windows():  # one pass: shuffled documents end to end, cut into windows
-        epoch = 0
-        while True:
-            generator = torch.Generator().manual_seed(args.seed + epoch)
-            order = torch.randperm(len(documents), generator=generator).tolist()
-            stream = torch.cat([documents[i] for i in order])
-            offset = int(torch.randint(args.context_size, (1,), generator=generator))
-            n = (len(stream) - offset) // args.context_size
-            rows = stream[offset : offset + n * args.context_size].view(n, args.context_size)
-            rows = rows[torch.randperm(n, generator=generator)]
-            for start in range(0, n - args.batch_size + 1, args.batch_size):
-                yield rows[start : start + args.batch_size]
-            epoch += 1
-
     start, running = time.time(), None
-    for step, tokens in enumerate(windows()):
+    for step, tokens in enumerate(
+        windows(documents, args.batch_size, args.context_size, args.seed)
+    ):
         if step < first_step:
             continue
         if step == args.steps:
@@ -236,7 +249,7 @@ def main() -> None:
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in [*optimizers, *schedulers]:
+        for part in parts:
             part.step()
         model.zero_grad()
         running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
@@ -248,7 +261,7 @@ def main() -> None:
             state = {
                 "step": step + 1,
                 "model": model.state_dict(),
-                "parts": [part.state_dict() for part in [*optimizers, *schedulers]],
+                "parts": [part.state_dict() for part in parts],
             }
             torch.save(state, args.checkpoint)
 

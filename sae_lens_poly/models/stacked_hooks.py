@@ -83,7 +83,7 @@ class StackedHooks(HookedRootModule):
             self.hook_name
         ]
 
-    def run_with_cache(  # type: ignore[override]
+    def run_with_cache(
         self,
         tokens: torch.Tensor,
         *args: Any,
@@ -108,7 +108,7 @@ class StackedHooks(HookedRootModule):
         stacked = torch.cat([cache[name] for name in self.hook_names], dim=-1)
         return output, {self.hook_name: stacked, **{name: cache[name] for name in others}}
 
-    def run_with_hooks(  # type: ignore[override]
+    def run_with_hooks(
         self,
         tokens: torch.Tensor,
         *args: Any,
