@@ -40,15 +40,15 @@ RUN_DEFAULTS: dict[str, str] = {
     "model_name": EMBEDDED_MODEL_NAME,
     "dataset_path": EMBEDDED_DATASET_NAME,
     "hook_name": "blocks.{0..5}.hook_resid_post",
-    "training_tokens": "1000000",
-    "train_batch_size_tokens": "2048",
+    "training_tokens": "600000",
+    "train_batch_size_tokens": "1024",
     "context_size": "256",
     "store_batch_size_prompts": "16",
     "n_batches_in_buffer": "128",
     "exclude_special_tokens": "True",
     "is_dataset_tokenized": "False",
     "lr": "0.001",
-    "dead_feature_window": "200",
+    "dead_feature_window": "50",
     "output_path": "output",
     "log_to_wandb": "False",
     "verbose": "False",
@@ -86,6 +86,8 @@ def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
     )
     defaults["lr_warm_up_steps"] = str(n_steps // 20)
     defaults["lr_decay_steps"] = str(n_steps // 4)
+    # SAELens starts the decay at lr_end, by default a tenth of lr: an abrupt drop.
+    defaults["lr_end"] = _value_of(flags, "lr", defaults["lr"])
     beneath = [f"--{name}={value}" for name, value in defaults.items() if name not in given]
     try:
         return parse_sae_lens_flags([*beneath, *flags])
@@ -154,6 +156,7 @@ def evaluate(flags: Sequence[str]) -> None:
     parser.add_argument("folder", help="where a training run saved its dictionary")
     parser.add_argument("--n_batches", type=int, default=8)
     parser.add_argument("--batch_size_prompts", type=int, default=8)
+    parser.add_argument("--n_splice_batches", type=int, default=2)
     parser.add_argument("--dataset_path", help="other text than the one of training")
     parser.add_argument("--device", default="cpu")
     evaluate_saved(**vars(parser.parse_args(flags)))

@@ -112,7 +112,7 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     n_hooks: int = 1
     k: float = 32
     score_by_decoder_norm: bool = True
-    threshold_lr: float = 0.01
+    threshold_lr: float = 0.05
     normalize_hooks: bool = True
     mean_b_dec: bool = True
     aux_loss_coefficient: float = 1.0

