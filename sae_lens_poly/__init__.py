@@ -15,17 +15,24 @@ from sae_lens_poly.architectures.poly_crosscoder import (
 )
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.models.loading import load_stacked_model
+from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.registration import register
+from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 
 __all__ = [
     "Crosscoder",
     "CrosscoderConfig",
     "InputError",
     "PolyCrosscoderConfig",
+    "StackedHooks",
+    "StoppedRun",
     "TrainingCrosscoder",
     "TrainingCrosscoderConfig",
     "TrainingPolyCrosscoderConfig",
+    "TrainingRunner",
     "expand_hook_names",
+    "load_stacked_model",
     "register",
 ]
 

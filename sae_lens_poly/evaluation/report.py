@@ -84,7 +84,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     directions = torch.nn.functional.normalize(sae.W_dec_per_hook.detach().cpu(), dim=-1)
     cosine = torch.einsum("fld,fmd->lm", directions, directions) / len(directions)
     image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
-    axes[0, 1].set(title="mean cosine of a latent's directions between hook points")
+    axes[0, 1].set(title="mean cosine of directions between hook points")
     axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right")
     axes[0, 1].set_yticks(range(len(names)), short)
     figure.colorbar(image, ax=axes[0, 1])

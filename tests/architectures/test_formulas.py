@@ -1,0 +1,194 @@
+"""Every formula against float64 loops written from its definition."""
+
+import pytest
+import torch
+
+from sae_lens_poly.architectures.hook_scales import HookScales
+from sae_lens_poly.architectures.polynomial_terms import InteractionTerms, PowerTerms
+from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
+from tests.architectures.dictionaries import (
+    D_MODEL,
+    D_SAE,
+    N_HOOKS,
+    K,
+    activations,
+    randomise,
+    step_input,
+    training_dictionary,
+)
+
+
+def hooks_of(flat):
+    """(..., L * d) to a list of L tensors (..., d)."""
+    return [flat[..., i * D_MODEL : (i + 1) * D_MODEL] for i in range(N_HOOKS)]
+
+
+def reference_pre_activations(sae, x):
+    """sum_l (s_l x^l - b_dec^l) W_enc^l + b_enc, or without b_dec."""
+    pre = torch.zeros(len(x), D_SAE, dtype=torch.float64) + sae.b_enc
+    for i, x_l in enumerate(hooks_of(x)):
+        rows = slice(i * D_MODEL, (i + 1) * D_MODEL)
+        x_l = x_l * sae.hook_scales.scale[i]
+        if sae.cfg.apply_b_dec_to_input:
+            x_l = x_l - sae.b_dec[rows]
+        pre = pre + x_l @ sae.W_enc[rows]
+    return pre
+
+
+def reference_codes(sae, pre):
+    """Keep the k n largest of pre times sum_l ||W_dec^l||, unscaled, over the batch."""
+    norms = torch.ones(D_SAE, dtype=torch.float64)
+    if sae.cfg.score_by_decoder_norm:
+        norms = sum(w.pow(2).sum(-1).sqrt() for w in hooks_of(sae.W_dec))
+    scored = [
+        (float(pre[t, j] * norms[j]), t, j) for t in range(len(pre)) for j in range(pre.shape[1])
+    ]
+    codes = torch.zeros_like(pre)
+    for value, t, j in sorted(scored, reverse=True)[: int(sae.cfg.k * len(pre))]:
+        if value > 0:
+            codes[t, j] = pre[t, j]
+    return codes
+
+
+def reference_polynomial(sae, z):
+    """The terms of degree 2 and 3, token by token."""
+    out = torch.zeros(len(z), N_HOOKS * D_MODEL, dtype=torch.float64)
+    terms = sae.polynomial
+    if terms is None:
+        return out
+    for t in range(len(z)):
+        u = z[t] * terms.code_scale
+        for degree, rank in terms.ranks.items():
+            if isinstance(terms, InteractionTerms):
+                for r in range(rank):
+                    a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
+                    out[t] += a_r**degree * terms.C[str(degree)][r]
+            else:
+                for j in u.nonzero().flatten():
+                    weight = terms.A[str(degree)][j] @ terms.B[str(degree)]  # row j of W_i
+                    out[t] += u[j] ** degree * weight
+    return out
+
+
+@pytest.mark.parametrize("variant", ["linear", "interactions", "powers", "degree 2"])
+@pytest.mark.parametrize("by_norm", [True, False])
+@pytest.mark.parametrize("subtract", [True, False])
+@torch.no_grad()
+def test_encode_and_decode_are_the_papers(variant, by_norm, subtract):
+    sae = training_dictionary(
+        variant, dtype="float64", score_by_decoder_norm=by_norm, apply_b_dec_to_input=subtract
+    )
+    x = activations(16, dtype=torch.float64)
+    sae.initialise_from_batch_(x)
+    randomise(sae)
+
+    pre = reference_pre_activations(sae, x)
+    z = reference_codes(sae, pre)
+    recon = z @ sae.W_dec + sae.b_dec + reference_polynomial(sae, z)
+    raw = torch.cat(
+        [y / s for y, s in zip(hooks_of(recon), sae.hook_scales.scale, strict=True)], dim=-1
+    )
+
+    codes, hidden_pre = sae.encode_with_hidden_pre(x)
+    torch.testing.assert_close(hidden_pre, pre)
+    torch.testing.assert_close(codes, z)
+    assert (codes > 0).sum() == K * len(x)
+    torch.testing.assert_close(sae.decode(codes), raw)
+    torch.testing.assert_close(
+        sum(sae.degree_terms(codes).values()) + sae.b_dec, sae.reconstruct(codes)
+    )
+
+
+@torch.no_grad()
+def test_loss_is_the_error_summed_over_hook_points_plus_auxk():
+    sae = training_dictionary(dtype="float64", aux_loss_coefficient=0.5, k_aux=3)
+    x = activations(16, dtype=torch.float64)
+    sae.initialise_from_batch_(x)
+    randomise(sae)
+    dead = torch.zeros(D_SAE, dtype=torch.bool)
+    dead[:5] = True
+    output = sae.training_forward_pass(step_input(x, step=1, dead=dead))
+
+    pre = reference_pre_activations(sae, x)
+    z = reference_codes(sae, pre)
+    recon = z @ sae.W_dec + sae.b_dec + reference_polynomial(sae, z)
+    target = torch.cat(
+        [y * s for y, s in zip(hooks_of(x), sae.hook_scales.scale, strict=True)], dim=-1
+    )
+    mse = sum(
+        ((a - b) ** 2).sum() / len(x)
+        for a, b in zip(hooks_of(target), hooks_of(recon), strict=True)
+    )
+    aux = torch.zeros(())
+    for t in range(len(x)):
+        best = sorted(range(5), key=lambda j: -pre[t, j])[:3]
+        guess = sum(pre[t, j] * sae.W_dec[j] for j in best)
+        aux = aux + ((guess - (target[t] - recon[t])) ** 2).sum() / len(x)
+    torch.testing.assert_close(output.losses["mse_loss"], mse)
+    torch.testing.assert_close(
+        output.losses["auxiliary_reconstruction_loss"], 0.5 * aux, check_dtype=False
+    )
+    torch.testing.assert_close(output.loss, mse + 0.5 * aux, check_dtype=False)
+
+
+def test_fewer_dead_latents_than_k_aux_weaken_the_loss():
+    sae = training_dictionary(dtype="float64", k_aux=10)
+    x = activations(16, dtype=torch.float64)
+    dead = torch.zeros(D_SAE, dtype=torch.bool)
+    dead[:5] = True
+    pre = sae.encode_with_hidden_pre(x)[1]
+    zero = torch.zeros_like(x)
+    loss = sae.calculate_aux_loss(step_input(x, dead=dead), zero, pre, zero)
+    target = sae.hook_scales.normalise(x)
+    expected = 0.5 * (pre[:, :5] @ sae.W_dec[:5] - target).pow(2).sum(-1).mean()
+    torch.testing.assert_close(loss["auxiliary_reconstruction_loss"], expected)
+
+
+def test_auxk_moves_dead_latents_only():
+    sae = training_dictionary()
+    x = activations(64)
+    sae.initialise_from_batch_(x)
+    dead = torch.zeros(D_SAE, dtype=torch.bool)
+    dead[:5] = True
+    codes, pre = sae.encode_with_hidden_pre(x)
+    sae.calculate_aux_loss(step_input(x, dead=dead), codes, pre, sae.reconstruct(codes))[
+        "auxiliary_reconstruction_loss"
+    ].backward()
+    assert sae.W_dec.grad[:5].abs().sum() > 0
+    assert sae.W_dec.grad[5:].abs().sum() == 0
+    assert sae.W_enc.grad[:, 5:].abs().sum() == 0
+
+
+def test_scales_bring_every_hook_point_to_mean_norm_sqrt_d():
+    x = activations()
+    scales = HookScales(N_HOOKS, D_MODEL)
+    scales.estimate_(x)
+    for i, x_l in enumerate(hooks_of(x.double())):
+        mean_norm = torch.stack([row.norm() for row in x_l]).mean()
+        assert scales.scale[i].item() == pytest.approx((D_MODEL**0.5 / mean_norm).item(), rel=1e-5)
+    torch.testing.assert_close(scales.denormalise(scales.normalise(x)), x)
+
+
+def test_threshold_is_a_mean_then_a_moving_average():
+    sparsifier = BatchTopKSparsifier(k=1, threshold_lr=0.25)
+    expected = 0.0
+    for n, lowest in enumerate([5.0, 1.0, 3.0, 2.0, 8.0, 4.0], start=1):
+        codes = torch.tensor([[lowest, 0.0], [lowest + 1, 0.0]])
+        sparsifier.update_threshold_(codes)
+        weight = max(1 / n, 0.25)
+        expected = (1 - weight) * expected + weight * lowest
+        assert sparsifier.threshold.item() == pytest.approx(expected)
+    sparsifier.update_threshold_(torch.zeros(2, 2))  # nothing active: nothing learned
+    assert sparsifier.threshold.item() == pytest.approx(expected)
+    norms = torch.tensor([0.5, 2.0])
+    torch.testing.assert_close(sparsifier.latent_thresholds(2, norms), sparsifier.threshold / norms)
+
+
+@pytest.mark.parametrize("terms", [InteractionTerms, PowerTerms])
+def test_terms_start_at_zero_and_scale_codes_to_one(terms):
+    module = terms(12, D_SAE, {2: 8, 3: 5})
+    z = torch.rand(32, D_SAE) * (torch.rand(32, D_SAE) < 0.1) * 50
+    assert module(z).abs().max() == 0
+    module.scale_codes_from_(z)
+    scaled = module.project(z) if terms is InteractionTerms else z[z > 0] * module.code_scale
+    assert scaled.pow(2).mean().sqrt().item() == pytest.approx(1, rel=1e-4)
