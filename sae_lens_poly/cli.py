@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import sys
 import time
 import warnings
@@ -81,20 +83,30 @@ def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
     defaults["d_in"] = str(n_hooks * _UNKNOWN_WIDTH)
     if _value_of(flags, "architecture", defaults["architecture"]) in ARCHITECTURES:
         defaults["n_hooks"] = str(n_hooks)
-    n_steps = int(_value_of(flags, "training_tokens", defaults["training_tokens"])) // int(
-        _value_of(flags, "train_batch_size_tokens", defaults["train_batch_size_tokens"])
+    n_tokens, batch_size = (
+        _number_of(flags, name, defaults[name])
+        for name in ("training_tokens", "train_batch_size_tokens")
     )
+    n_steps = n_tokens // batch_size
     defaults["lr_warm_up_steps"] = str(n_steps // 20)
     defaults["lr_decay_steps"] = str(n_steps // 4)
     # SAELens starts the decay at lr_end, by default a tenth of lr: an abrupt drop.
     defaults["lr_end"] = _value_of(flags, "lr", defaults["lr"])
     beneath = [f"--{name}={value}" for name, value in defaults.items() if name not in given]
+    printed = io.StringIO()
     try:
-        return parse_sae_lens_flags([*beneath, *flags])
+        with contextlib.redirect_stderr(printed):
+            return parse_sae_lens_flags([*beneath, *flags])
     except InputError:
         raise
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        # The parser prints all of its usage, and in the last line what is wrong.
+        said = printed.getvalue().strip().splitlines()[-1]
+        raise InputError(f"{said.split('error: ')[-1]}; train --help lists the flags") from error
 
 
 def _names_of(flags: Sequence[str]) -> set[str]:
@@ -108,6 +120,13 @@ def _value_of(flags: Sequence[str], name: str, default: str) -> str:
         elif flag.startswith(f"--{name}="):
             default = flag.split("=", 1)[1]
     return default
+
+
+def _number_of(flags: Sequence[str], name: str, default: str) -> int:
+    value = _value_of(flags, name, default)
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"{name}={value} is not a positive whole number")
+    return int(value)
 
 
 def fit_to_model(

@@ -10,6 +10,7 @@ are separate modules that the config chooses.
 """
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +190,10 @@ class StackedDictionary(SAE[Any]):
     def decoder_norms(self) -> torch.Tensor:
         """Norm of the linear decoder of each latent at each hook point, (d_sae, n_hooks)."""
         return self.W_dec_per_hook.norm(dim=-1)
+
+    def get_name(self) -> str:
+        """SAELens' name for the dictionary, with the signs that wandb refuses replaced."""
+        return re.sub(r"[^\w./-]+", "-", super().get_name())
 
     def degree_terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
         """The contribution of each degree to the reconstruction, by degree.

@@ -1,0 +1,75 @@
+"""Our figures agree with SAELens' run_evals where both apply."""
+
+import pytest
+import torch
+from sae_lens.evals import EvalConfig, run_evals
+from sae_lens.training.activation_scaler import ActivationScaler
+from sae_lens.training.activations_store import ActivationsStore
+from sae_lens.util import get_special_token_ids
+
+from sae_lens_poly import StackedHooks, TrainingRunner
+from sae_lens_poly.embedded.corpus import stdlib_dataset
+from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
+from sae_lens_poly.evaluation.saved import load_dictionary
+from tests.training.test_resume import runner_config
+from tests.training.test_wrong_input import dictionary
+
+
+@pytest.mark.parametrize(
+    ("hooks", "n_hooks"), [("blocks.{1,3}.hook_resid_post", 2), ("blocks.2.hook_resid_post", 1)]
+)
+def test_agrees_with_run_evals(embedded_model, tmp_path, hooks, n_hooks):
+    model = StackedHooks(embedded_model, hooks)
+    cfg = runner_config(tmp_path, hook_name=hooks, sae=dictionary(d_in=model.d_in, n_hooks=n_hooks))
+    TrainingRunner(cfg, stdlib_dataset("train").select(range(60)), model).run()
+    sae = load_dictionary(tmp_path / "output")
+
+    def store():
+        text = stdlib_dataset("held_out").select(range(10))
+        return ActivationsStore.from_sae(model, sae, text, store_batch_size_prompts=4)
+
+    ours_store = store()
+    batches = [ours_store.get_batch_tokens() for _ in range(3)]
+    special = get_special_token_ids(model.tokenizer)
+    ours = evaluate_dictionary(sae, model, batches, special)
+    config = EvalConfig(
+        n_eval_reconstruction_batches=3,
+        n_eval_sparsity_variance_batches=3,
+        compute_ce_loss=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+    )
+    theirs_store = store()
+    reconstruction = run_evals(
+        sae, theirs_store, model, ActivationScaler(), config, exclude_special_tokens=special
+    )[0]
+    performance = reconstruction["model_performance_preservation"]
+    assert ours.pooled.ce_recovered == pytest.approx(performance["ce_loss_score"], abs=1e-4)
+    assert ours.ce_clean == pytest.approx(performance["ce_loss_without_sae"], abs=1e-4)
+    assert ours.pooled.ce_spliced == pytest.approx(performance["ce_loss_with_sae"], abs=1e-4)
+
+    config = EvalConfig(
+        n_eval_sparsity_variance_batches=3,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+    )
+    theirs = run_evals(
+        sae, store(), model, ActivationScaler(), config, exclude_special_tokens=special
+    )[0]
+    assert ours.l0 == pytest.approx(theirs["sparsity"]["l0"], rel=1e-4)
+    if n_hooks == 1:
+        theirs_ev = theirs["reconstruction_quality"]["explained_variance"]
+        assert ours.pooled.explained_variance == pytest.approx(theirs_ev, abs=1e-4)
+    assert sum(ours.pooled.degree_shares.values()) == pytest.approx(1)
+    assert list(ours.per_hook) == model.hook_names
+
+
+def test_the_exported_dictionary_is_the_trained_one(embedded_model, tmp_path):
+    model = StackedHooks(embedded_model, "blocks.{1,3}.hook_resid_post")
+    runner = TrainingRunner(
+        runner_config(tmp_path), stdlib_dataset("train").select(range(60)), model
+    )
+    sae = runner.run()
+    tokens = [torch.randint(1, 4096, (4, 32))]
+    saved = evaluate_dictionary(load_dictionary(tmp_path / "output"), model, tokens)
+    assert evaluate_dictionary(sae.to_inference(), model, tokens) == saved
