@@ -22,6 +22,11 @@ _FILE_LOADERS = {
 }
 
 
+def is_on_hub(dataset_path: str) -> bool:
+    """Whether a data set of this name would be fetched from the hub."""
+    return dataset_path not in ("", EMBEDDED_DATASET_NAME) and not Path(dataset_path).exists()
+
+
 def load_text(
     dataset_path: str,
     split: Literal["train", "held_out"],

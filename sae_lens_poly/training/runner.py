@@ -14,6 +14,7 @@ from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training._interruption import InterruptedException
+from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
 from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
@@ -21,7 +22,7 @@ from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.checkpoints import check_checkpoint
-from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.data import is_on_hub, load_text
 
 
 class StoppedRun(InterruptedException):
@@ -72,12 +73,16 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         check_stack(cfg, model)
         if cfg.resume_from_checkpoint is not None:
             check_checkpoint(cfg.resume_from_checkpoint, cfg)
-        if override_dataset is None and not cfg.use_cached_activations:
+        own_text = override_dataset is None and not cfg.use_cached_activations
+        if own_text:
             override_dataset = load_text(cfg.dataset_path, "train", cfg.streaming)
         try:
             super().__init__(cfg, override_dataset, model, override_sae)
         except StopIteration as error:
             raise InputError(f"dataset_path={cfg.dataset_path!r} has no rows") from error
+        if own_text and is_on_hub(cfg.dataset_path) and self.activations_store.is_dataset_tokenized:
+            # SAELens checks this itself only where it loads the data set, by its name.
+            validate_pretokenized_dataset_tokenizer(cfg.dataset_path, model.tokenizer)
 
     def _set_sae_metadata(self) -> None:
         super()._set_sae_metadata()
