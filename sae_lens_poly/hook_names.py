@@ -32,11 +32,6 @@ def expand_hook_names(pattern: str | list[str]) -> list[str]:
     return names
 
 
-def stack_name(names: list[str]) -> str:
-    """The text to write for ``hook_name`` for a list of hook points."""
-    return names[0] if len(names) == 1 else ",".join(names)
-
-
 def _split_outside_braces(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^{]*\})", text)]
 
