@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -133,8 +134,10 @@ class StepBoundary(Iterator[torch.Tensor]):
         self.batches = trainer.data_provider
         self.trainer = trainer
         self.signalled = False
+        batch_size = cfg.train_batch_size_tokens
         self.progress = tqdm(
-            total=cfg.training_tokens,
+            # whole batches: the last one goes past training_tokens
+            total=math.ceil(cfg.training_tokens / batch_size) * batch_size,
             initial=trainer.n_training_samples,
             unit=" tokens",
             unit_scale=True,
