@@ -18,6 +18,11 @@ from sae_lens_poly.architectures.projection import OrthonormalProjection
 
 PolynomialDecoder = Literal["interactions", "powers"]
 
+#: Numbers that are raised to a power are held at this size, in units of their root mean square
+#: on the first batch. Ordinary tokens stay below half of it. A token with a massive activation
+#: (attention sinks are a hundred times the norm of others) would else end at its cube.
+CODE_LIMIT = 10.0
+
 
 class PolynomialTerms(nn.Module, ABC):
     """Maps codes ``z`` (..., d_sae) to one contribution (..., d_in) per degree.
@@ -99,8 +104,9 @@ class InteractionTerms(PolynomialTerms):
         )
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
-        """The projected code ``a``, (..., max rank)."""
-        return self.projection(z) * self.code_scale.to(z.dtype)
+        """The projected code ``a``, (..., max rank), held within ``CODE_LIMIT``."""
+        a = self.projection(z) * self.code_scale.to(z.dtype)
+        return a.clamp(-CODE_LIMIT, CODE_LIMIT)
 
     def terms(self, z: torch.Tensor) -> dict[int, torch.Tensor]:
         a = self.project(z)
@@ -150,6 +156,8 @@ class PowerTerms(PolynomialTerms):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(device)
+        # One number a latent, so that a change of a latent's units leaves (c z) what it was.
+        self.code_scale = torch.ones(d_sae, device=device)
         self.ranks = ranks
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for degree, rank in ranks.items():
@@ -158,7 +166,7 @@ class PowerTerms(PolynomialTerms):
             self.B[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
 
     def terms(self, z: torch.Tensor) -> dict[int, torch.Tensor]:
-        scaled = z * self.code_scale.to(z.dtype)
+        scaled = (z * self.code_scale.to(z.dtype)).clamp(-CODE_LIMIT, CODE_LIMIT)
         return {
             degree: scaled.pow(degree) @ self.A[str(degree)] @ self.B[str(degree)]
             for degree in self.ranks
@@ -167,13 +175,11 @@ class PowerTerms(PolynomialTerms):
     @torch.no_grad()
     def scale_codes_from_(self, z: torch.Tensor) -> None:
         mean_square = z.float().pow(2).sum() / z.count_nonzero().clamp_min(1)
-        self.code_scale.copy_(1 / mean_square.sqrt().clamp_min(1e-12))
+        self.code_scale.fill_(1 / mean_square.sqrt().clamp_min(1e-12))
 
     @torch.no_grad()
     def rescale_latents_(self, factor: torch.Tensor) -> None:
-        for degree in self.ranks:
-            A = self.A[str(degree)]
-            A.div_(factor[:, None].to(A.dtype) ** degree)
+        self.code_scale.div_(factor.to(self.code_scale.dtype))
 
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.B[str(degree)] for degree in self.ranks}

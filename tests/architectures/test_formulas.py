@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lens_poly.architectures.hook_scales import HookScales
-from sae_lens_poly.architectures.polynomial_terms import InteractionTerms, PowerTerms
+from sae_lens_poly.architectures.polynomial_terms import CODE_LIMIT, InteractionTerms, PowerTerms
 from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
 from tests.architectures.dictionaries import (
     D_MODEL,
@@ -62,11 +62,12 @@ def reference_polynomial(sae, z):
             if isinstance(terms, InteractionTerms):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
+                    a_r = max(-CODE_LIMIT, min(CODE_LIMIT, a_r))
                     out[t] += a_r**degree * terms.C[str(degree)][r]
             else:
                 for j in u.nonzero().flatten():
                     weight = terms.A[str(degree)][j] @ terms.B[str(degree)]  # row j of W_i
-                    out[t] += u[j] ** degree * weight
+                    out[t] += min(u[j], CODE_LIMIT) ** degree * weight
     return out
 
 
@@ -190,5 +191,17 @@ def test_terms_start_at_zero_and_scale_codes_to_one(terms):
     z = torch.rand(32, D_SAE) * (torch.rand(32, D_SAE) < 0.1) * 50
     assert module(z).abs().max() == 0
     module.scale_codes_from_(z)
-    scaled = module.project(z) if terms is InteractionTerms else z[z > 0] * module.code_scale
+    scaled = module.project(z) if terms is InteractionTerms else (z * module.code_scale)[z > 0]
     assert scaled.pow(2).mean().sqrt().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["interactions", "powers"])
+@torch.no_grad()
+def test_a_massive_activation_does_not_end_at_its_cube(variant):
+    sae = training_dictionary(variant)
+    x = activations(64)
+    sae.initialise_from_batch_(x)
+    randomise(sae)
+    z = sae.encode(x)
+    usual = sae.polynomial(z).norm(dim=-1).max()
+    assert sae.polynomial(z * 1e4).norm(dim=-1).max() < 1e5 * usual
