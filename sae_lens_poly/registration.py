@@ -12,12 +12,46 @@ from sae_lens_poly.architectures.crosscoder import (
     TrainingCrosscoder,
     TrainingCrosscoderConfig,
 )
+from sae_lens_poly.architectures.poly_batchtopk_sae import (
+    PolyBatchTopKTrainingSAE,
+    PolyBatchTopKTrainingSAEConfig,
+)
 from sae_lens_poly.architectures.poly_crosscoder import (
     PolyCrosscoderConfig,
     TrainingPolyCrosscoderConfig,
 )
+from sae_lens_poly.architectures.poly_gated_sae import (
+    PolyGatedSAE,
+    PolyGatedSAEConfig,
+    PolyGatedTrainingSAE,
+    PolyGatedTrainingSAEConfig,
+)
+from sae_lens_poly.architectures.poly_jumprelu_sae import (
+    PolyJumpReLUSAE,
+    PolyJumpReLUSAEConfig,
+    PolyJumpReLUTrainingSAE,
+    PolyJumpReLUTrainingSAEConfig,
+    TrainingFileConfig,
+)
+from sae_lens_poly.architectures.poly_matryoshka_batchtopk_sae import (
+    PolyMatryoshkaBatchTopKTrainingSAE,
+    PolyMatryoshkaBatchTopKTrainingSAEConfig,
+)
+from sae_lens_poly.architectures.poly_standard_sae import (
+    PolyStandardSAE,
+    PolyStandardSAEConfig,
+    PolyStandardTrainingSAE,
+    PolyStandardTrainingSAEConfig,
+)
+from sae_lens_poly.architectures.poly_topk_sae import (
+    PolyTopKSAE,
+    PolyTopKSAEConfig,
+    PolyTopKTrainingSAE,
+    PolyTopKTrainingSAEConfig,
+)
 
-#: Architecture to (inference class, its config, training class, its config).
+#: Architecture to (inference class, its config, training class, its config). BatchTopK and
+#: Matryoshka are exported as poly_jumprelu; their inference entry is for PolySAE's own files.
 ARCHITECTURES: dict[str, tuple[Any, Any, Any, Any]] = {
     "crosscoder": (Crosscoder, CrosscoderConfig, TrainingCrosscoder, TrainingCrosscoderConfig),
     "poly_crosscoder": (
@@ -26,6 +60,47 @@ ARCHITECTURES: dict[str, tuple[Any, Any, Any, Any]] = {
         TrainingCrosscoder,
         TrainingPolyCrosscoderConfig,
     ),
+    "poly_topk": (
+        PolyTopKSAE,
+        PolyTopKSAEConfig,
+        PolyTopKTrainingSAE,
+        PolyTopKTrainingSAEConfig,
+    ),
+    "poly_batchtopk": (
+        PolyJumpReLUSAE,
+        TrainingFileConfig,
+        PolyBatchTopKTrainingSAE,
+        PolyBatchTopKTrainingSAEConfig,
+    ),
+    "poly_matryoshka_batchtopk": (
+        PolyJumpReLUSAE,
+        TrainingFileConfig,
+        PolyMatryoshkaBatchTopKTrainingSAE,
+        PolyMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
+    "poly_jumprelu": (
+        PolyJumpReLUSAE,
+        PolyJumpReLUSAEConfig,
+        PolyJumpReLUTrainingSAE,
+        PolyJumpReLUTrainingSAEConfig,
+    ),
+    "poly_gated": (
+        PolyGatedSAE,
+        PolyGatedSAEConfig,
+        PolyGatedTrainingSAE,
+        PolyGatedTrainingSAEConfig,
+    ),
+    "poly_standard": (
+        PolyStandardSAE,
+        PolyStandardSAEConfig,
+        PolyStandardTrainingSAE,
+        PolyStandardTrainingSAEConfig,
+    ),
+}
+
+#: Names in the files of PolySAE's code that are not ours, for loading only.
+OFFICIAL_NAMES: dict[str, tuple[Any, Any]] = {
+    "poly_matryoshka": (PolyJumpReLUSAE, TrainingFileConfig),
 }
 
 
@@ -40,6 +115,8 @@ def register() -> None:
     for name, (sae, sae_config, training, training_config) in ARCHITECTURES.items():
         _enter(SAE_CLASS_REGISTRY, name, (sae, sae_config))
         _enter(SAE_TRAINING_CLASS_REGISTRY, name, (training, training_config))
+    for name, classes in OFFICIAL_NAMES.items():
+        _enter(SAE_CLASS_REGISTRY, name, classes)
 
 
 def _enter(registry: dict[str, Any], name: str, classes: tuple[Any, Any]) -> None:

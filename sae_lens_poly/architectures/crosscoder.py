@@ -19,17 +19,22 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import (
     SAE,
     TrainCoefficientConfig,
-    TrainingSAE,
     TrainingSAEConfig,
     TrainStepInput,
     TrainStepOutput,
 )
-from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_poly.architectures.aux_k import aux_k_loss
 from sae_lens_poly.architectures.hook_scales import HookScales
+from sae_lens_poly.architectures.polynomial_dictionary import (
+    PolynomialDictionary,
+    PolynomialTrainingDictionary,
+    check_batch,
+)
 from sae_lens_poly.architectures.polynomial_terms import PolynomialTerms
+from sae_lens_poly.architectures.shared_u_terms import SharedUTerms
 from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
@@ -79,9 +84,7 @@ class CrosscoderConfig(JumpReLUSAEConfig):
         super().__post_init__()
         check_hook_structure(self)
 
-    def make_polynomial_terms(
-        self, dtype: torch.dtype, device: torch.device
-    ) -> PolynomialTerms | None:
+    def make_polynomial_terms(self, W_dec: torch.Tensor) -> PolynomialTerms | None:
         """The terms above degree 1; a linear decoder has none."""
         return None
 
@@ -134,9 +137,7 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
                 f"k={self.k} must be above 0 and at most d_sae={self.d_sae}: lower k or raise d_sae"
             )
 
-    def make_polynomial_terms(
-        self, dtype: torch.dtype, device: torch.device
-    ) -> PolynomialTerms | None:
+    def make_polynomial_terms(self, W_dec: torch.Tensor) -> PolynomialTerms | None:
         """The terms above degree 1; a linear decoder has none."""
         return None
 
@@ -157,11 +158,8 @@ def _with_hook_names(cfg_dict: dict[str, Any]) -> dict[str, Any]:
     return cfg_dict
 
 
-class StackedDictionary(SAE[Any]):
-    """What training and inference crosscoders share: the decoder and the views per hook point."""
-
-    cfg: Any
-    polynomial: PolynomialTerms | None
+class StackedDictionary(PolynomialDictionary):
+    """What training and inference crosscoders share: the views per hook point."""
 
     @property
     def n_hooks(self) -> int:
@@ -195,27 +193,6 @@ class StackedDictionary(SAE[Any]):
         """SAELens' name for the dictionary, with the signs that wandb refuses replaced."""
         return re.sub(r"[^\w./-]+", "-", super().get_name())
 
-    def degree_terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
-        """The contribution of each degree to the reconstruction, by degree.
-
-        In the units of the weights: raw activations for an inference dictionary, normalised
-        ones for a dictionary in training. Together with ``b_dec`` they add up to it.
-        """
-        terms = {1: feature_acts @ self.W_dec}
-        if self.polynomial is not None:
-            terms |= self.polynomial.terms(feature_acts)
-        return terms
-
-    def reconstruct(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        """Decode (..., d_sae) to (..., d_in) in the units of the weights."""
-        linear = feature_acts @ self.W_dec + self.b_dec
-        return linear if self.polynomial is None else linear + self.polynomial(feature_acts)
-
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        """Reconstruct raw activations (..., d_in) from codes (..., d_sae)."""
-        reconstruction = self.hook_sae_recons(self.reconstruct(feature_acts))
-        return self.run_time_activation_norm_fn_out(reconstruction)
-
     def fold_activation_whitening(self, *args: Any, **kwargs: Any) -> None:
         """A whitening mixes hook points; it is refused.
 
@@ -238,29 +215,8 @@ class Crosscoder(StackedDictionary, JumpReLUSAE):
 
     cfg: CrosscoderConfig
 
-    @override
-    def initialize_weights(self) -> None:
-        super().initialize_weights()
-        self.polynomial = self.cfg.make_polynomial_terms(self.dtype, self.device)
 
-    @override
-    @torch.no_grad()
-    def fold_W_dec_norm(self) -> None:
-        """Give every latent a linear decoder of norm 1; reconstructions stay what they were."""
-        norms = self.get_W_dec_norm()
-        super().fold_W_dec_norm()
-        if self.polynomial is not None:
-            self.polynomial.rescale_latents_(norms)
-
-    @override
-    @torch.no_grad()
-    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        super().fold_activation_norm_scaling_factor(scaling_factor)
-        if self.polynomial is not None:
-            self.polynomial.rescale_outputs_(torch.ones_like(self.b_dec) / scaling_factor)
-
-
-class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig]):
+class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
     """A crosscoder in training.
 
     ``encode`` and ``decode`` take and return raw activations. Weights and losses live in the
@@ -278,7 +234,6 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, dtype=self.dtype, device=self.device))
         self.hook_scales = HookScales(cfg.n_hooks, self.d_model, self.device)
         self.sparsifier = BatchTopKSparsifier(cfg.k, cfg.threshold_lr, self.device)
-        self.polynomial = cfg.make_polynomial_terms(self.dtype, self.device)
 
     @override
     def _setup_activation_normalization(self) -> None:
@@ -305,13 +260,13 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
         if self.cfg.mean_b_dec:
             mean = self.hook_scales.normalise(x.float()).reshape(-1, self.cfg.d_in).mean(dim=0)
             self.b_dec.copy_(mean)
-        if self.polynomial is not None:
-            self.polynomial.scale_codes_from_(self.encode(x))
+        self.scale_codes_from_(x)
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         # Stock SAETrainer has no hook before the first step nor after an optimiser step, so
         # both are done where the next step begins.
+        check_batch(step_input.sae_in)
         if step_input.n_training_steps == 0 and not self.hook_scales.estimated:
             self.initialise_from_batch_(step_input.sae_in)
         self.retract_()
@@ -354,13 +309,13 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
         if dead is None or self.cfg.aux_loss_coefficient == 0 or not dead.any():
             return {"auxiliary_reconstruction_loss": sae_out.new_zeros(())}
         target = self.hook_scales.normalise(step_input.sae_in.to(self.dtype))
-        residual = (target - sae_out).detach()
-        n_dead = int(dead.sum())
-        k_aux = self.cfg.k_aux or max(1, self.d_model // 2)
-        aux_acts = calculate_topk_aux_acts(min(k_aux, n_dead), hidden_pre, dead)
-        aux_loss = (aux_acts @ self.W_dec - residual).pow(2).sum(dim=-1).mean()
-        weight = self.cfg.aux_loss_coefficient * min(n_dead / k_aux, 1.0)
-        return {"auxiliary_reconstruction_loss": weight * aux_loss}
+        loss = aux_k_loss(
+            target - sae_out,
+            hidden_pre[..., dead],
+            self.W_dec[dead],
+            self.cfg.k_aux or max(1, self.d_model // 2),
+        )
+        return {"auxiliary_reconstruction_loss": self.cfg.aux_loss_coefficient * loss}
 
     @torch.no_grad()
     def _step_metrics(self, target: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, Any]:
@@ -393,23 +348,9 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
             f"weights/W_dec_norms/{name}": norms[:, i] for i, name in enumerate(self.hook_labels())
         }
 
-    def retract_(self) -> None:
-        """Return constrained weights to their constraint, in place."""
-        if self.polynomial is not None:
-            self.polynomial.retract_()
-
-    @override
-    def train(self, mode: bool = True) -> "TrainingCrosscoder":
-        if not mode:  # the last optimiser step has not been followed by a forward pass
-            self.retract_()
-        super().train(mode)
-        return self
-
     @override
     def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:
-        # In place on the live weights, which the state dict shares: a resumed run and one that
-        # goes on after saving step from the same numbers.
-        self.retract_()
+        super().process_state_dict_for_saving(state_dict)
         self.cfg.metadata.hook_scales = self.hook_scales.scale.tolist()
 
     @override
@@ -438,7 +379,10 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[TrainingCrosscoderConfig
         inference.threshold.copy_(
             self.sparsifier.latent_thresholds(self.cfg.d_sae, self.latent_norms())
         )
-        if self.polynomial is not None:
-            inference.polynomial = copy.deepcopy(self.polynomial)
+        terms = self.polynomial
+        if isinstance(terms, SharedUTerms):
+            terms = terms.to_code_interactions()
+        if terms is not None:
+            inference.polynomial = copy.deepcopy(terms)
             inference.polynomial.rescale_outputs_(1 / scale)
         return inference

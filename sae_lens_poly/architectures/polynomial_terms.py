@@ -1,4 +1,4 @@
-"""The terms of degree 2 and 3 of a polynomial decoder.
+"""The terms above degree 1 of a polynomial decoder: what all kinds of them share.
 
 A decoder is ``x_hat = b_dec + z W_dec + sum_i y_i(z)``. The linear term belongs to the
 dictionary, where every SAELens function finds it; the classes here are the rest of the sum.
@@ -9,177 +9,155 @@ They know nothing of encoders, sparsifiers or hook points: their output has the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
-from sae_lens_poly.architectures.projection import OrthonormalProjection
-
-PolynomialDecoder = Literal["interactions", "powers"]
+from sae_lens_poly.errors import InputError
 
 #: Numbers that are raised to a power are held at this size, in units of their root mean square
 #: on the first batch. Ordinary tokens stay below half of it. A token with a massive activation
 #: (attention sinks are a hundred times the norm of others) would else end at its cube.
 CODE_LIMIT = 10.0
 
+#: All latents.
+ALL = slice(None)
+
+#: Computes the linear decoder per unit of each feature activation, (d_sae, d_in).
+Directions = Callable[[], torch.Tensor]
+
 
 class PolynomialTerms(nn.Module, ABC):
-    """Maps codes ``z`` (..., d_sae) to one contribution (..., d_in) per degree.
+    """Maps codes ``z`` (..., d_sae), dense or sparse, to one contribution (..., d_in) a degree.
+
+    In two steps. :meth:`sums` are linear in latents that do not overlap: those of nested sets of
+    latents (Matryoshka levels) add up. :meth:`terms` makes the contributions of them.
 
     ``code_scale`` is a constant, set from the first training batch, that brings the numbers
     which are raised to a power to the order of 1. The polynomial stays in the same class of
     functions; without it a cube is far smaller or far larger than the linear term, depending
     on the units of the activations, and Adam cannot train it.
+
+    Args:
+        ranks: Degree to rank, for example ``{2: 64, 3: 64}``.
+        code_limit: Bound on what is raised to a power; None: none.
+        n_scales: Shape of ``code_scale``: one number, or one a latent.
     """
 
+    #: Whether :meth:`terms` has the linear term too, and the dictionary no ``W_dec`` of its own.
+    owns_linear = False
+
     code_scale: torch.Tensor
+    scaled: torch.Tensor
+    """Whether ``code_scale`` has been set, shape ()."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        ranks: dict[int, int],
+        code_limit: float | None,
+        n_scales: tuple[int, ...] = (),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
-        self.register_buffer("code_scale", torch.ones((), device=device))
+        self.ranks = ranks
+        self.code_limit = code_limit
+        at_least_float32 = torch.promote_types(dtype, torch.float32)
+        code_scale = torch.ones(n_scales, dtype=at_least_float32, device=device)
+        self.register_buffer("code_scale", code_scale)
+        self.register_buffer("scaled", torch.tensor(False, device=device))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        code_scale = self.code_scale
+        super()._apply(fn, recurse)
+        if self.code_scale.dtype.itemsize < 4:  # a rounded one would change the function
+            self.code_scale = code_scale.to(self.code_scale.device)
+        return self
 
     @abstractmethod
-    def terms(self, z: torch.Tensor) -> dict[int, torch.Tensor]:
-        """The contribution of each degree above 1, by degree."""
+    def sums(
+        self,
+        z: torch.Tensor,
+        linear: torch.Tensor,
+        directions: Directions,
+        latents: slice = ALL,
+    ) -> dict[int, torch.Tensor]:
+        """What the terms are made of, by degree; ``a`` of the papers is entry 1.
+
+        Args:
+            z: Codes (..., d_sae), or those of ``latents`` alone.
+            linear: Their linear term (..., d_in).
+            directions: The linear decoder of all latents per unit of ``z``, (d_sae, d_in).
+            latents: Which latents ``z`` holds.
+        """
 
     @abstractmethod
-    def scale_codes_from_(self, z: torch.Tensor) -> None:
-        """Set ``code_scale`` from a batch of codes."""
+    def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """The contribution (..., d_in) of each degree above 1, by degree."""
+
+    def pair_factors(
+        self, directions: Directions
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """L, R (d_sae, R2) and C (R2, d_in): latents i != j add ``z_i z_j B_ij`` in degree 2.
+
+        ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r`` (PolySAE, interaction strength of a pair).
+
+        Raises:
+            InputError: If no two latents interact in this decoder.
+        """
+        raise InputError(
+            "this dictionary has no pairs of latents that interact: that takes "
+            "decoder='interactions' with degree 2 or 3"
+        )
+
+    @torch.no_grad()
+    def scale_codes_from_(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+    ) -> None:
+        """Set ``code_scale`` from a batch of codes and its linear terms."""
+        self.code_scale.mul_(self.wanted_scale(z, linear, directions).to(self.code_scale.dtype))
+        self.scaled.fill_(True)
+
+    @abstractmethod
+    def wanted_scale(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+    ) -> torch.Tensor:
+        """Factor that brings what is raised to a power to a root mean square of 1, shape ()."""
 
     @abstractmethod
     def rescale_latents_(self, factor: torch.Tensor) -> None:
-        """Make the terms at ``z * factor`` what they were at ``z``; ``factor`` is (d_sae,)."""
+        """Make the terms at ``z * factor`` what they were at ``z``; ``factor`` is (d_sae,).
+
+        The linear term is taken to stay what it was.
+        """
 
     @abstractmethod
     def output_factors(self) -> dict[int, torch.Tensor]:
         """Degree to the matrix (rank, d_in) that writes its term; its columns follow d_in."""
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Sum of the terms above degree 1, (..., d_in)."""
-        return torch.stack(list(self.terms(z).values())).sum(dim=0)
+    def limit(self, a: torch.Tensor) -> torch.Tensor:
+        """What is raised to a power, held within the bound."""
+        return a if self.code_limit is None else a.clamp(-self.code_limit, self.code_limit)
 
     @torch.no_grad()
     def rescale_outputs_(self, factor: torch.Tensor) -> None:
-        """Multiply every term by ``factor`` (d_in,)."""
+        """Multiply every term by ``factor`` (d_in,), as the linear term has been."""
         for matrix in self.output_factors().values():
             matrix.mul_(factor.to(matrix.dtype))
 
+    @torch.no_grad()
+    def map_outputs_(self, to_new: torch.Tensor, to_old: torch.Tensor) -> None:
+        """Multiply every term by ``to_new`` (d_in, d_in), as the linear term has been.
+
+        Args:
+            to_new: Applied from the right, ``y_new = y to_new``.
+            to_old: Its inverse.
+        """
+        for matrix in self.output_factors().values():
+            matrix.copy_(matrix.to(to_new.dtype) @ to_new)
+
     def retract_(self) -> None:
         """Return constrained weights to their constraint. Most terms have none."""
-
-
-class InteractionTerms(PolynomialTerms):
-    """Products of latents through a projection shared by all hook points.
-
-    ``a = c z V``, ``V^T V = I``;  ``y_2 = (a[:, :R2])^2 C2^T``,  ``y_3 = (a[:, :R3])^3 C3^T``
-    (PolySAE, Koromilas et al. 2026, arXiv 2602.01322, the terms of degree 2 and 3, with V free
-    of the linear term; per-hook-point output factors: sparse polynomial crosscoder). ``c`` is
-    ``code_scale``: the root mean square of ``a`` on the first batch is 1.
-
-    The output factors start at zero: training starts exactly at the linear dictionary.
-
-    Args:
-        d_in: Width of the output.
-        d_sae: Number of latents.
-        ranks: Degree to rank, for example ``{2: 64, 3: 64}``; at most ``d_sae`` each.
-    """
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        ranks: dict[int, int],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(device)
-        self.ranks = ranks
-        self.projection = OrthonormalProjection(d_sae, max(ranks.values()), device)
-        self.C = nn.ParameterDict(
-            {
-                str(degree): nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
-                for degree, rank in ranks.items()
-            }
-        )
-
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        """The projected code ``a``, (..., max rank), held within ``CODE_LIMIT``."""
-        a = self.projection(z) * self.code_scale.to(z.dtype)
-        return a.clamp(-CODE_LIMIT, CODE_LIMIT)
-
-    def terms(self, z: torch.Tensor) -> dict[int, torch.Tensor]:
-        a = self.project(z)
-        return {
-            degree: a[..., :rank].pow(degree) @ self.C[str(degree)]
-            for degree, rank in self.ranks.items()
-        }
-
-    @torch.no_grad()
-    def scale_codes_from_(self, z: torch.Tensor) -> None:
-        rms = self.projection(z).float().pow(2).mean().sqrt()
-        self.code_scale.copy_(1 / rms.clamp_min(1e-12))
-
-    @torch.no_grad()
-    def rescale_latents_(self, factor: torch.Tensor) -> None:
-        self.projection.V.div_(factor[:, None].to(self.projection.V.dtype))
-
-    def output_factors(self) -> dict[int, torch.Tensor]:
-        return {degree: self.C[str(degree)] for degree in self.ranks}
-
-    def retract_(self) -> None:
-        self.projection.retract_()
-
-
-class PowerTerms(PolynomialTerms):
-    """Elementwise powers of the code: each latent draws a curve instead of a ray.
-
-    ``y_i = (c z)^i A_i B_i`` with ``A_i`` (d_sae, R_i) shared by the hook points and ``B_i``
-    (R_i, d_in): the factored weights ``W_i`` of the sparse polynomial crosscoder,
-    ``x_hat^l = b^l + sum_i W_i^l z^i``. ``c`` is ``code_scale``: the root mean square of the
-    active latents on the first batch is 1.
-
-    ``B_i`` starts at zero: training starts exactly at the linear dictionary.
-
-    Args:
-        d_in: Width of the output.
-        d_sae: Number of latents.
-        ranks: Degree to rank; at most ``min(d_sae, d_in)`` each.
-    """
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        ranks: dict[int, int],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(device)
-        # One number a latent, so that a change of a latent's units leaves (c z) what it was.
-        self.code_scale = torch.ones(d_sae, device=device)
-        self.ranks = ranks
-        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
-        for degree, rank in ranks.items():
-            per_latent = torch.empty(d_sae, rank, dtype=dtype, device=device)
-            self.A[str(degree)] = nn.Parameter(nn.init.normal_(per_latent, std=rank**-0.5))
-            self.B[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
-
-    def terms(self, z: torch.Tensor) -> dict[int, torch.Tensor]:
-        scaled = (z * self.code_scale.to(z.dtype)).clamp(-CODE_LIMIT, CODE_LIMIT)
-        return {
-            degree: scaled.pow(degree) @ self.A[str(degree)] @ self.B[str(degree)]
-            for degree in self.ranks
-        }
-
-    @torch.no_grad()
-    def scale_codes_from_(self, z: torch.Tensor) -> None:
-        mean_square = z.float().pow(2).sum() / z.count_nonzero().clamp_min(1)
-        self.code_scale.fill_(1 / mean_square.sqrt().clamp_min(1e-12))
-
-    @torch.no_grad()
-    def rescale_latents_(self, factor: torch.Tensor) -> None:
-        self.code_scale.div_(factor.to(self.code_scale.dtype))
-
-    def output_factors(self) -> dict[int, torch.Tensor]:
-        return {degree: self.B[str(degree)] for degree in self.ranks}

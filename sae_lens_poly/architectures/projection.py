@@ -1,4 +1,4 @@
-"""An orthonormal projection of the code, kept so by a retraction."""
+"""Orthonormal matrices, kept so by a retraction."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ from torch import nn
 
 from sae_lens_poly.architectures.at_least_float32 import AtLeastFloat32
 
-#: A projection closer to orthonormal than this is left as it is. QR in float32 ends an order
-#: of magnitude below it, so a second retraction changes nothing, to the bit.
-ORTHONORMALITY_TOLERANCE = 1e-5
 
-
-def positive_qr(matrix: torch.Tensor) -> torch.Tensor:
-    """The Q of ``matrix = Q R`` with a positive diagonal of R, which makes it unique."""
+def positive_qr(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``matrix = Q R`` with a positive diagonal of R, which makes Q and R unique."""
     q, r = torch.linalg.qr(matrix)
-    return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
+    signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
+    return q * signs, r * signs[:, None]
 
 
 class OrthonormalProjection(AtLeastFloat32):
-    """``a = z V`` with ``V^T V = I`` (PolySAE, Koromilas et al. 2026; its U).
+    """A matrix V with ``V^T V = I`` (PolySAE, Koromilas et al. 2026; its U).
 
     The optimiser steps in the ambient space; :meth:`retract_` then takes the Q factor of the
-    moved matrix. No linear term depends on V in this package, so a retraction cannot move one
-    (in the published code it does).
+    moved matrix.
 
     Args:
-        d_sae: Number of latents.
-        rank: Number of columns of V; at most ``d_sae``.
+        n_rows: Number of rows: latents, or dimensions of the activation.
+        rank: Number of columns; at most ``n_rows``.
     """
 
-    def __init__(self, d_sae: int, rank: int, device: torch.device | str = "cpu") -> None:
+    constrained: torch.Tensor
+    """Whether V is held orthonormal, shape (). A fold into V ends that: see :meth:`release_`."""
+
+    def __init__(
+        self,
+        n_rows: int,
+        rank: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
-        self.V = nn.Parameter(torch.empty(d_sae, rank, device=device))
+        at_least_float32 = torch.promote_types(dtype, torch.float32)
+        self.V = nn.Parameter(torch.empty(n_rows, rank, dtype=at_least_float32, device=device))
+        self.register_buffer("constrained", torch.tensor(True, device=device))
         if not self.V.is_meta:  # a dictionary that is being loaded gets its weights later
             with torch.no_grad():
-                self.V.copy_(positive_qr(nn.init.normal_(self.V)))
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Project codes (..., d_sae) to (..., rank)."""
-        return z @ self.V.to(z.dtype)
+                self.V.copy_(positive_qr(nn.init.normal_(self.V))[0])
 
     def orthonormality_error(self) -> torch.Tensor:
         """Largest entry of ``|V^T V - I|``."""
@@ -47,7 +50,20 @@ class OrthonormalProjection(AtLeastFloat32):
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
 
     @torch.no_grad()
-    def retract_(self) -> None:
-        """Return V to the orthonormal matrices; does nothing where it is one already."""
-        if self.orthonormality_error() > ORTHONORMALITY_TOLERANCE:
-            self.V.copy_(positive_qr(self.V))
+    def retract_(self) -> torch.Tensor | None:
+        """Return V to the orthonormal matrices; does nothing where it is one already.
+
+        Returns:
+            The factor R of ``V_before = V_after R``, or None where V did not move.
+        """
+        # QR ends an order of magnitude below this, so a second retraction changes nothing.
+        tolerance = 100 * torch.finfo(self.V.dtype).eps
+        if not self.constrained or self.orthonormality_error() <= tolerance:
+            return None
+        q, r = positive_qr(self.V)
+        self.V.copy_(q)
+        return r
+
+    def release_(self) -> None:
+        """Let V be any matrix from here on: training has ended, and a fold goes into V."""
+        self.constrained.fill_(False)

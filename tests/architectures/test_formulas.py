@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from sae_lens_poly.architectures.hook_scales import HookScales
-from sae_lens_poly.architectures.polynomial_terms import CODE_LIMIT, InteractionTerms, PowerTerms
+from sae_lens_poly.architectures.interaction_terms import (
+    CodeInteractions,
+    ReconstructionInteractions,
+)
+from sae_lens_poly.architectures.polynomial_terms import CODE_LIMIT
+from sae_lens_poly.architectures.power_terms import PowerTerms
 from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
 from tests.architectures.dictionaries import (
     D_MODEL,
@@ -59,7 +64,7 @@ def reference_polynomial(sae, z):
     for t in range(len(z)):
         u = z[t] * terms.code_scale
         for degree, rank in terms.ranks.items():
-            if isinstance(terms, InteractionTerms):
+            if isinstance(terms, CodeInteractions):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
                     a_r = max(-CODE_LIMIT, min(CODE_LIMIT, a_r))
@@ -185,13 +190,17 @@ def test_threshold_is_a_mean_then_a_moving_average():
     torch.testing.assert_close(sparsifier.latent_thresholds(2, norms), sparsifier.threshold / norms)
 
 
-@pytest.mark.parametrize("terms", [InteractionTerms, PowerTerms])
+@pytest.mark.parametrize("terms", [CodeInteractions, ReconstructionInteractions, PowerTerms])
 def test_terms_start_at_zero_and_scale_codes_to_one(terms):
     module = terms(12, D_SAE, {2: 8, 3: 5})
     z = torch.rand(32, D_SAE) * (torch.rand(32, D_SAE) < 0.1) * 50
-    assert module(z).abs().max() == 0
-    module.scale_codes_from_(z)
-    scaled = module.project(z) if terms is InteractionTerms else (z * module.code_scale)[z > 0]
+    W_dec = torch.randn(D_SAE, 12)
+    assert all(y.abs().max() == 0 for y in module.terms(module.sums(z, z @ W_dec, None)).values())
+    module.scale_codes_from_(z, z @ W_dec, None)
+    if terms is PowerTerms:
+        scaled = (z * module.code_scale)[z > 0]
+    else:
+        scaled = module.sums(z, z @ W_dec, None)[1]
     assert scaled.pow(2).mean().sqrt().item() == pytest.approx(1, rel=1e-4)
 
 
@@ -203,5 +212,5 @@ def test_a_massive_activation_does_not_end_at_its_cube(variant):
     sae.initialise_from_batch_(x)
     randomise(sae)
     z = sae.encode(x)
-    usual = sae.polynomial(z).norm(dim=-1).max()
-    assert sae.polynomial(z * 1e4).norm(dim=-1).max() < 1e5 * usual
+    usual, massive = (sae.degree_terms(code)[3].norm(dim=-1).max() for code in (z, z * 1e4))
+    assert massive < 1e5 * usual

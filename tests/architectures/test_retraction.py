@@ -14,8 +14,10 @@ def error(V):
 
 def test_qr_has_a_positive_diagonal():
     matrix = torch.randn(40, 6)
-    q = positive_qr(matrix)
+    q, r = positive_qr(matrix)
     assert error(q) < 1e-5
+    torch.testing.assert_close(q @ r, matrix)
+    assert (r.diagonal() > 0).all()
     assert ((q.T @ matrix).diagonal() > 0).all()
 
 

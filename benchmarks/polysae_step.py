@@ -1,0 +1,180 @@
+"""Times whole training steps of TopK dictionaries: stock SAELens against poly_topk.
+
+    python benchmarks/polysae_step.py
+
+A step is what SAELens' trainer does with a batch: forward, backward, its statistics, clipping,
+Adam; and, for poly_topk, the retraction. The arms run in turn, A B C A B C, each in a process of
+its own, so that peak memory is that of one arm. Then the parameters of the published settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from sae_lens import TrainingSAE, TrainingSAEConfig
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+import sae_lens_poly
+
+ARMS = {
+    "A": ("stock topk, dense", {"architecture": "topk", "use_sparse_activations": False}),
+    "B": ("stock topk, sparse", {"architecture": "topk", "use_sparse_activations": True}),
+    "C": ("poly_topk, default", {"architecture": "poly_topk"}),
+    "D": ("poly_topk, codes", {"architecture": "poly_topk", "projection": "codes"}),
+    "E": ("poly_topk, no self-terms", {"architecture": "poly_topk", "self_terms": False}),
+    "F": (
+        "poly_topk, published form (U retracted whole)",
+        {"architecture": "poly_topk", **sae_lens_poly.OFFICIAL_OPTIONS},
+    ),
+}
+
+#: Model: d_in and the ranks of the published runs, all with 16,384 latents.
+PUBLISHED = {
+    "GPT-2": (768, 64, 64),
+    "Pythia-410M": (1024, 128, 128),
+    "Pythia-1.4B": (2048, 128, 128),
+    "Gemma-2-2B": (2304, 128, 128),
+}
+
+
+def make_trainer(arm: str, options: argparse.Namespace) -> SAETrainer:
+    """Stock SAELens' trainer with the dictionary of an arm."""
+    fields = {
+        "d_in": options.d_in,
+        "d_sae": options.d_sae,
+        "k": options.k,
+        "rescale_acts_by_decoder_norm": options.rescale,
+        **ARMS[arm][1],
+    }
+    if fields["architecture"] == "poly_topk":
+        fields |= {"rank_2": options.rank_2, "rank_3": options.rank_3}
+    torch.manual_seed(0)
+    sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
+    cfg = SAETrainerConfig(
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=10**9,
+        device="cpu",
+        autocast=False,
+        lr=3e-4,
+        lr_end=3e-4,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=options.batch,
+        dead_feature_window=10**6,
+        feature_sampling_window=10**6,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    return SAETrainer(cfg, sae, iter(()))
+
+
+def time_arm(arm: str, options: argparse.Namespace) -> None:
+    """Print seconds of each step, and peak memory, as JSON."""
+    trainer = make_trainer(arm, options)
+    batches = [torch.randn(options.batch, options.d_in) for _ in range(2)]
+    seconds = []
+    for step in range(options.warm_up + options.steps):
+        start = time.perf_counter()
+        trainer.step(batches[step % 2])
+        seconds.append(time.perf_counter() - start)
+        trainer.n_training_steps += 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": seconds[options.warm_up :], "peak_gib": peak}))
+
+
+def print_parameters() -> None:
+    """Parameters beside those of a plain SAE, at the published settings."""
+    print("\nparameters above a plain SAE's, 16,384 latents, default form of poly_topk:")
+    for model, (d_in, rank_2, rank_3) in PUBLISHED.items():
+        counts = {}
+        for name in ("topk", "poly_topk", "published"):
+            ranks = {"rank_2": rank_2, "rank_3": rank_3} if name != "topk" else {}
+            form = sae_lens_poly.OFFICIAL_OPTIONS if name == "published" else {}
+            architecture = "topk" if name == "topk" else "poly_topk"
+            cfg = TrainingSAEConfig.from_dict(
+                {
+                    "architecture": architecture,
+                    "d_in": d_in,
+                    "d_sae": 16384,
+                    "k": 64,
+                    "device": "meta",
+                    "decoder_init_norm": None,
+                    **ranks,
+                    **form,
+                }
+            )
+            sae = TrainingSAE.get_sae_class_for_architecture(architecture)(cfg)
+            counts[name] = sum(p.numel() for p in sae.parameters())
+        plain = counts["topk"]
+        print(
+            f"  {model:12} d_in {d_in:5} ranks ({rank_2}, {rank_3}): "
+            f"+{counts['poly_topk'] / plain - 1:.2%} "
+            f"(published form: +{counts['published'] / plain - 1:.2%})"
+        )
+
+
+def main() -> None:
+    """Run the arms in turn and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--d_in", type=int, default=768)
+    parser.add_argument("--d_sae", type=int, default=16384)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--rank_2", type=int, default=64)
+    parser.add_argument("--rank_3", type=int, default=64)
+    parser.add_argument("--rescale", action="store_true", help="rescale_acts_by_decoder_norm")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warm_up", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arms", default="ABC", help=f"of {'; '.join(ARMS)}")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        time_arm(options.only, options)
+        return
+
+    print(
+        f"d_in {options.d_in}, d_sae {options.d_sae}, k {options.k}, batch {options.batch}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    seconds: dict[str, list[float]] = {arm: [] for arm in options.arms}
+    peaks: dict[str, list[float]] = {arm: [] for arm in options.arms}
+    for _ in range(options.rounds):
+        for arm in options.arms:
+            run = subprocess.run(
+                [sys.executable, *sys.argv, "--only", arm], capture_output=True, text=True
+            )
+            if run.returncode:
+                raise SystemExit(run.stderr)
+            result = json.loads(run.stdout.splitlines()[-1])
+            seconds[arm] += result["seconds"]
+            peaks[arm].append(result["peak_gib"])
+            median = statistics.median(result["seconds"])
+            print(f"  {arm} {ARMS[arm][0]:46} {median:6.3f} s  {result['peak_gib']:5.2f} GiB")
+    medians = {arm: statistics.median(values) for arm, values in seconds.items()}
+    print("\nmedian step and peak memory of the process, ratios to stock:")
+    for arm, median in medians.items():
+        ratios = "".join(
+            f"  {median / medians[stock]:.2f} of {stock}"
+            for stock in "AB"
+            if stock in medians and stock != arm
+        )
+        print(f"  {arm} {ARMS[arm][0]:46} {median:6.3f} s  {max(peaks[arm]):5.2f} GiB{ratios}")
+    print_parameters()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The form of PolySAE with a projection of its own for each factor; inference only."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sae_lens_poly.architectures.polynomial_terms import ALL, Directions, PolynomialTerms
+from sae_lens_poly.architectures.sparse_code import code_times
+
+
+class SeparateUTerms(PolynomialTerms):
+    """``y_2 = (a1 * a2) C2``, ``y_3 = (a1 * a2 * a3) C3`` with ``a_k = (c z) U_k``.
+
+    Read from files of PolySAE's code and kept as it is: products of different projections are
+    not powers of one. ``a`` is a1, a2 and a3 side by side.
+
+    Args:
+        d_in: Width of the output.
+        d_sae: Number of latents.
+        ranks: Degree to rank.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        ranks: dict[int, int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(ranks, None, (d_sae,), dtype, device)
+        self.rank = max(ranks.values(), default=0)
+        self.U = nn.Parameter(torch.zeros(3, d_sae, self.rank, dtype=dtype, device=device))
+        self.C = nn.ParameterDict()
+        for degree, rank in ranks.items():
+            self.C[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
+
+    def sums(
+        self,
+        z: torch.Tensor,
+        linear: torch.Tensor,
+        directions: Directions,
+        latents: slice = ALL,
+    ) -> dict[int, torch.Tensor]:
+        scaled = self.code_scale[latents, None].to(self.U.dtype) * self.U[:, latents]
+        return {1: torch.cat([code_times(z, scaled[k].to(z.dtype)) for k in range(3)], dim=-1)}
+
+    def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        a1, a2, a3 = sums[1].unflatten(-1, (3, self.rank)).unbind(-2)
+        products = {2: a1 * a2, 3: a1 * a2 * a3}
+        return {
+            degree: products[degree][..., :rank] @ self.C[str(degree)]
+            for degree, rank in self.ranks.items()
+        }
+
+    def pair_factors(
+        self, directions: Directions
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scaled = self.code_scale[:, None].to(self.U.dtype) * self.U[:2, :, : self.ranks[2]]
+        return scaled[0], scaled[1], self.C["2"]
+
+    def wanted_scale(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+    ) -> torch.Tensor:
+        raise NotImplementedError("the separate-U form is for inference")
+
+    @torch.no_grad()
+    def rescale_latents_(self, factor: torch.Tensor) -> None:
+        self.code_scale.div_(factor.to(self.code_scale.dtype))
+
+    def output_factors(self) -> dict[int, torch.Tensor]:
+        return {degree: self.C[str(degree)] for degree in self.ranks}
