@@ -59,6 +59,7 @@ class InteractionTerms(PolynomialTerms):
         super().__init__(ranks, code_limit, n_scales, dtype, device)
         self.self_terms = self_terms
         self.official_init = official_init
+        self.rank = max(ranks.values(), default=0)  # width R of a
         self.C = nn.ParameterDict()
         for degree, rank in ranks.items():
             C = torch.zeros(rank, d_in, dtype=dtype, device=device)
@@ -69,11 +70,6 @@ class InteractionTerms(PolynomialTerms):
 
     def _start(self, degree: int) -> float:
         return OFFICIAL_LAMBDA[degree]
-
-    @property
-    def rank(self) -> int:
-        """Width R of ``a`` that the terms use."""
-        return max(self.ranks.values(), default=0)
 
     @abstractmethod
     def latent_projection(self, directions: Directions, latents: slice = ALL) -> torch.Tensor:

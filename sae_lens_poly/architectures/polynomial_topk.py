@@ -42,7 +42,8 @@ class PolynomialTopKDictionary(PolynomialTrainingDictionary, TopKTrainingSAE):
     With ``use_sparse_activations``, in float32 or float64 and without autocast, the encoder's
     product and the selection are the dense ones, and everything after them is sparse, the
     backward pass of both products included. Numbers are those of the dense step. Otherwise, with
-    hooks on the encoder, and where no gradient is taken, the stock dense encoder runs.
+    hooks on the encoder, under ``torch.compile`` (which takes no sparse tensors), and where no
+    gradient is taken, the stock dense encoder runs.
     """
 
     @abstractmethod
@@ -68,6 +69,7 @@ class PolynomialTopKDictionary(PolynomialTrainingDictionary, TopKTrainingSAE):
     def _can_step_sparsely(self, x: torch.Tensor) -> bool:
         return (
             self.cfg.use_sparse_activations
+            and not torch.compiler.is_compiling()
             and torch.is_grad_enabled()
             and x.ndim == 2
             and not x.requires_grad

@@ -1,5 +1,7 @@
 """Polynomial SAEs of every sparsifier: formulas, gradients, folds, exports."""
 
+import shutil
+
 import pytest
 import torch
 from sae_lens import SAE, TrainingSAE, TrainingSAEConfig
@@ -164,7 +166,7 @@ def test_hooks_turn_a_sparse_step_dense_and_reach_it():
     output = sae.training_forward_pass(step_input(activations(), step=1))
     assert seen == [False]
     assert (output.feature_acts > 0).sum() == 5 * 64
-    assert output.feature_acts.max() == pytest.approx(0.7)  # the decoder norm
+    assert output.feature_acts.detach().max() == pytest.approx(0.7)  # the decoder norm
 
 
 @torch.no_grad()
@@ -369,3 +371,21 @@ def test_autocast(architecture, form):
     sae.eval()
     if hasattr(sae.polynomial, "projection"):
         assert sae.polynomial.projection.orthonormality_error() < 1e-5
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_have_the_numbers_of_others():
+    """As SAELens' runner compiles with ``compile_sae=True``."""
+    losses = []
+    for compiled in (False, True):
+        sae = poly_sae("poly_topk")
+        if compiled:
+            sae.training_forward_pass = torch.compile(sae.training_forward_pass)
+        optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
+        for step in range(3):
+            output = sae.training_forward_pass(step_input(activations(seed=step), step))
+            output.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(output.loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
