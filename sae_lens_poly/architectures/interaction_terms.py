@@ -36,6 +36,12 @@ class InteractionTerms(PolynomialTerms):
     The output factors start at zero, which is exactly the linear dictionary; or, with
     ``official_init``, as in PolySAE's code: Kaiming-uniform times -0.5 and 0.5.
 
+    What C_i multiplies is divided by ``sqrt(R_i (2i - 1)!!)``, its norm for Gaussian a of size 1.
+    All R_i powers are active on every token, where a latent is on few: undivided, a step of Adam
+    moves the reconstruction by several times more through C_i than through W_dec, and at learning
+    rates that suit W_dec the code is trained against that noise. (In PolySAE's form, and with
+    ``official_init``, nothing is divided.)
+
     Args:
         d_in: Width of the output.
         ranks: Degree to rank, for example ``{2: 64, 3: 64}``.
@@ -60,6 +66,9 @@ class InteractionTerms(PolynomialTerms):
         self.self_terms = self_terms
         self.official_init = official_init
         self.rank = max(ranks.values(), default=0)  # width R of a
+        self.gains = {
+            degree: 1.0 if official_init else gain(degree, rank) for degree, rank in ranks.items()
+        }
         self.C = nn.ParameterDict()
         for degree, rank in ranks.items():
             C = torch.zeros(rank, d_in, dtype=dtype, device=device)
@@ -85,7 +94,7 @@ class InteractionTerms(PolynomialTerms):
         if 2 not in self.ranks:
             return super().pair_factors(directions)
         Q = self.latent_projection(directions)[:, : self.ranks[2]]
-        return Q, Q, self.C["2"]
+        return Q, Q, self.gains[2] * self.C["2"]
 
     def sums(
         self,
@@ -118,7 +127,7 @@ class InteractionTerms(PolynomialTerms):
                 else:
                     p3 = p3 * held[..., at].pow(3)
                     products[3] = products[3] - 3 * (a * p2)[..., at] + 2 * p3
-        return {d: product @ self.C[str(d)] for d, product in products.items()}
+        return {d: self.gains[d] * product @ self.C[str(d)] for d, product in products.items()}
 
     @torch.no_grad()
     def wanted_scale(
@@ -200,6 +209,11 @@ class ReconstructionInteractions(InteractionTerms):
 
     def retract_(self) -> None:
         self.projection.retract_()
+
+
+def gain(degree: int, rank: int) -> float:
+    """One over the root mean square norm of the powers of ``rank`` standard normal numbers."""
+    return (rank * {2: 3, 3: 15}[degree]) ** -0.5
 
 
 def _power(degree: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import SAE
 
+from sae_lens_poly.architectures.interaction_terms import gain
 from sae_lens_poly.errors import InputError
 
 
@@ -127,6 +128,7 @@ class _Official:
         width = max(self.C[d].shape[1] for d in degrees)
         new = {f"C.{d}": self.lambdas[d] * self.C[d].T for d in degrees}
         if self.shared:
+            new = {f"C.{d}": new[f"C.{d}"] / gain(d, self.C[d].shape[1]) for d in degrees}
             return {**new, "projection.V": self.U1[:, :width], "code_scale": 1 / D}
         U = torch.zeros(3, len(D), width, dtype=torch.float64)
         for k, matrix in enumerate([self.U1, self.U2, self.U3]):

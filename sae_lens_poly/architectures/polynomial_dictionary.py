@@ -192,14 +192,22 @@ class PolynomialTrainingDictionary(PolynomialDictionary, TrainingSAE[Any]):
 
     @torch.no_grad()
     def scale_codes_from_(self, x: torch.Tensor) -> None:
-        """Set the scale of what is raised to a power from activations, if it is not set yet."""
-        if self.polynomial is not None and not self.polynomial.scaled:
-            z = self.encode(x)
-            directions = self.latent_directions
-            owns_linear = self.polynomial.owns_linear
-            code = self.linear_code(z) if owns_linear else z
-            linear = code if owns_linear else code_times(self.linear_code(z), self.W_dec)
-            self.polynomial.scale_codes_from_(code, linear, directions)
+        """Set the scale of what is raised to a power from activations, if it is not set yet.
+
+        It should be of the order of 1 in training, not at its start, where reconstructions may be
+        far too small (SAELens starts decoders at a norm of 0.1) or too large. So it is taken of
+        codes times the number that brings the first linear reconstruction closest to its target.
+        """
+        if self.polynomial is None or self.polynomial.scaled:
+            return
+        z = self.encode(x)
+        code, linear = z, self.linear_code(z) @ self.W_dec
+        if self.polynomial.owns_linear:
+            code = self.linear_code(z)
+        target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
+        growth = (linear * target).sum() / linear.pow(2).sum().clamp_min(1e-12)
+        growth = growth.abs().clamp_min(1e-3)
+        self.polynomial.scale_codes_from_(code * growth, linear * growth, self.latent_directions)
 
     @torch.no_grad()
     def polynomial_metrics(self, feature_acts: torch.Tensor) -> dict[str, Any]:

@@ -119,5 +119,6 @@ class SharedUTerms(InteractionTerms):
         terms.scaled.fill_(True)
         terms.projection.V.copy_(self.projection.V[:, : self.rank])
         for degree in self.ranks:
-            terms.C[str(degree)].copy_(self.lambdas[str(degree)] * self.C[str(degree)])
+            scale = self.lambdas[str(degree)] * (self.gains[degree] / terms.gains[degree])
+            terms.C[str(degree)].copy_(scale * self.C[str(degree)])
         return terms

@@ -68,7 +68,8 @@ def reference_polynomial(sae, z):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
                     a_r = max(-CODE_LIMIT, min(CODE_LIMIT, a_r))
-                    out[t] += a_r**degree * terms.C[str(degree)][r]
+                    norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5
+                    out[t] += a_r**degree / norm * terms.C[str(degree)][r]
             else:
                 for j in u.nonzero().flatten():
                     weight = terms.A[str(degree)][j] @ terms.B[str(degree)]  # row j of W_i

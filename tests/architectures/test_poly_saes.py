@@ -70,6 +70,8 @@ def reference_terms(sae, z):
                     else:
                         product = product + 6 * s[:, i] * s[:, j] * s[:, :j].sum(dim=1)
         scale = p.lambdas[str(degree)] if hasattr(p, "lambdas") else 1
+        if not getattr(p, "official_init", False):
+            scale = scale / (rank * {2: 3, 3: 15}[degree]) ** 0.5
         terms[degree] = scale * product @ p.C[str(degree)]
     return terms
 

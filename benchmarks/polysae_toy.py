@@ -1,0 +1,246 @@
+"""Planted features: what polynomial decoders cost where nothing interacts, and find where it does.
+
+    python benchmarks/polysae_toy.py
+
+Part 1: 1,024 linear features in 128 dimensions, 16 active in a sample. Fraction of variance
+unexplained (FVU) of TopK, of poly_topk at order 1 and 3, and of PolySAE's published form.
+
+Part 2: the same with planted interactions. 32 pairs of features fire together in a part of the
+samples, and where both do, ``z_i z_j`` times a direction of the pair's own is added. For each
+decoder: FVU; how much of the interaction energy its terms above degree 1 explain (R2 of the
+planted interaction by y_2 + y_3, both centred); and the planted pairs among the strongest B_ij, as
+many as were planted, after latents were matched to features.
+
+All arms see the same samples (equal seeds), tokens, width and k. Everything runs through SAELens'
+synthetic tools and trainer; --help lists the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import TrainingSAE, TrainingSAEConfig
+from sae_lens.synthetic import (
+    ActivationGenerator,
+    FeatureDictionary,
+    mean_correlation_coefficient,
+    train_toy_sae,
+)
+from scipy.optimize import linear_sum_assignment
+
+from sae_lens_poly import OFFICIAL_OPTIONS
+from sae_lens_poly.analysis.interactions import strongest_pairs
+
+D_IN, N_FEATURES, K = 128, 1024, 16
+N_PAIRS, TOGETHER, STRENGTH = 32, 0.5, 2.0
+
+_POLY = {"architecture": "poly_topk"}
+ARMS: dict[str, dict[str, Any]] = {
+    "topk": {"architecture": "topk"},
+    "order 1": {**_POLY, "degree": 1},
+    "order 3": _POLY,
+    "order 3, no self-terms": {**_POLY, "self_terms": False},
+    "codes, order 3": {**_POLY, "projection": "codes"},
+    "codes, order 2, no self-terms": {
+        **_POLY,
+        "projection": "codes",
+        "self_terms": False,
+        "degree": 2,
+    },
+    "shared U, order 3, compensated": {**_POLY, "projection": "shared_u"},
+    "official, order 3": {**_POLY, **OFFICIAL_OPTIONS},
+    "official, order 1": {**_POLY, **OFFICIAL_OPTIONS, "degree": 1},
+}
+PARTS = {
+    "linear": ["topk", "order 1", "order 3", "codes, order 3", "official, order 1"]
+    + ["official, order 3"],
+    "interactions": ["topk", "order 3", "order 3, no self-terms", "codes, order 3"]
+    + ["codes, order 2, no self-terms", "official, order 3"],
+}
+
+
+class InteractingFeatures(FeatureDictionary):
+    """A feature dictionary in which planted pairs add a direction of their own."""
+
+    def __init__(self, n_pairs: int, strength: float, seed: int) -> None:
+        super().__init__(N_FEATURES, D_IN, initializer=None, seed=seed)
+        generator = torch.Generator().manual_seed(seed + 1000)
+        chosen = torch.randperm(N_FEATURES, generator=generator)[: 2 * n_pairs]
+        self.pairs = chosen.view(n_pairs, 2)
+        directions = torch.randn(n_pairs, D_IN, generator=generator)
+        self.pair_directions = strength * torch.nn.functional.normalize(directions, dim=-1)
+
+    def interactions(self, features: torch.Tensor) -> torch.Tensor:
+        """What the pairs add, (n, d_in)."""
+        return (features[:, self.pairs[:, 0]] * features[:, self.pairs[:, 1]]) @ (
+            self.pair_directions
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (n, N_FEATURES) to activations (n, d_in)."""
+        return super().forward(features) + self.interactions(features)
+
+    def fire_together(self, features: torch.Tensor) -> torch.Tensor:
+        """Let the second of a pair fire in a part of the samples in which the first does."""
+        first, second = self.pairs.T
+        joint = (features[:, first] > 0) & (torch.rand(len(features), len(first)) < TOGETHER)
+        drawn = (1 + 0.3 * torch.randn(joint.shape)).relu()
+        features = features.clone()
+        features[:, second] = torch.where(joint, drawn, features[:, second])
+        return features
+
+
+def run_arm(part: str, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one arm and measure it."""
+    torch.manual_seed(seed)
+    n_pairs = N_PAIRS if part == "interactions" else 0
+    features = InteractingFeatures(n_pairs, STRENGTH, seed)
+    rate = torch.full((N_FEATURES,), K / N_FEATURES)
+    rate[features.pairs.flatten()] *= options.pair_rate
+    generator = ActivationGenerator(
+        N_FEATURES,
+        rate,
+        std_firing_magnitudes=0.3,
+        modify_activations=features.fire_together if n_pairs else None,
+    )
+    fields = {
+        "d_in": D_IN,
+        "d_sae": N_FEATURES,
+        "k": K,
+        "decoder_init_norm": options.decoder_init_norm,
+        "rescale_acts_by_decoder_norm": options.rescale,
+        **ARMS[arm],
+    }
+    sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
+    started = time.perf_counter()
+    train_toy_sae(
+        sae,
+        features,
+        generator,
+        training_samples=options.steps * options.batch,
+        batch_size=options.batch,
+        lr=options.lr,
+        lr_decay_steps=options.steps // 5 if options.decay else 0,
+    )
+    seconds = time.perf_counter() - started
+    sae.eval()
+    torch.manual_seed(10_000 + seed)
+    return {"seconds": seconds, **measure(sae, features, generator)}
+
+
+@torch.no_grad()
+def measure(
+    sae: Any, features: InteractingFeatures, generator: ActivationGenerator, n_batches: int = 20
+) -> dict[str, Any]:
+    """FVU on new samples, feature recovery, and what was found of the interactions."""
+    error = variance = left = energy = 0.0
+    fired = torch.zeros(N_FEATURES)
+    for _ in range(n_batches):
+        planted = generator.sample(2048)
+        x = features(planted)
+        z = sae.encode(x)
+        error += (sae.decode(z) - x).pow(2).sum().item()
+        variance += (x - x.mean(dim=0)).pow(2).sum().item()
+        fired += (z > 0).sum(dim=0)
+        interaction = features.interactions(planted)
+        above = torch.zeros_like(x)
+        if hasattr(sae, "degree_terms"):
+            above = above + sum(y for d, y in sae.degree_terms(z).items() if d > 1)
+        centred = interaction - interaction.mean(dim=0)
+        left += (centred - (above - above.mean(dim=0))).pow(2).sum().item()
+        energy += centred.pow(2).sum().item()
+    figures: dict[str, Any] = {
+        "fvu": error / variance,
+        "dead": int((fired == 0).sum()),
+        "mcc": mean_correlation_coefficient(sae.W_dec, features.feature_vectors),
+    }
+    if len(features.pairs):
+        figures["interaction share of variance"] = energy / variance
+        cosines = torch.nn.functional.normalize(sae.W_dec, dim=-1) @ features.feature_vectors.T
+        latents, matched = linear_sum_assignment(-cosines.numpy())
+        latent_of = torch.empty(N_FEATURES, dtype=torch.long)
+        latent_of[matched] = torch.from_numpy(latents)
+        pair_cosines = cosines[latent_of[features.pairs], features.pairs]
+        figures["cosine of the pairs' latents"] = pair_cosines.mean().item()
+        polynomial = getattr(sae, "polynomial", None)
+        if polynomial is not None:
+            figures["interaction R2"] = 1 - left / energy
+            wanted = {frozenset(pair) for pair in latent_of[features.pairs].tolist()}
+            for times in (1, 2):
+                top = strongest_pairs(sae, times * len(features.pairs))
+                found = {frozenset(pair) for pair in top.pairs.tolist()}
+                figures[f"pairs found in top {times}x"] = len(wanted & found) / len(wanted)
+    return figures
+
+
+def main() -> None:
+    """Run the arms, two at a time, and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="*", default=list(PARTS))
+    parser.add_argument("--arms", nargs="*", help="instead of those of the part")
+    parser.add_argument("--decoder_init_norm", type=float, default=1.0)
+    parser.add_argument("--rescale", type=lambda text: text == "True", default=True)
+    parser.add_argument("--pair_rate", type=float, default=4.0, help="times the others' rate")
+    parser.add_argument("--decay", type=lambda text: text == "True", default=True)
+    parser.add_argument("--json", help="write all figures there")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        torch.set_num_threads(1)
+        part, arm, seed = options.one
+        print(json.dumps(run_arm(part, arm, int(seed), options)))
+        return
+
+    print(f"torch {torch.__version__}; {vars(options)}", flush=True)
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for part in options.parts:
+        arms = options.arms or PARTS[part]
+        jobs = list(itertools.product(arms, options.seeds))
+
+        def run(job: tuple[str, int], part: str = part) -> dict[str, Any]:
+            command = [sys.executable, *sys.argv, "--one", part, job[0], str(job[1])]
+            finished = subprocess.run(command, capture_output=True, text=True)
+            if finished.returncode:
+                raise RuntimeError(finished.stderr)
+            return json.loads(finished.stdout.splitlines()[-1])
+
+        with ThreadPoolExecutor(2) as pool:  # one thread each, on 2 cores
+            figures = dict(zip(jobs, pool.map(run, jobs), strict=True))
+        results[part] = {arm: [figures[arm, seed] for seed in options.seeds] for arm in arms}
+        print_part(part, results[part])
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=1))
+
+
+def print_part(part: str, figures: dict[str, list[dict[str, Any]]]) -> None:
+    """One row an arm: the mean over seeds, and FVU of each seed."""
+    first = next(iter(figures))
+    names = list(dict.fromkeys(n for runs in figures.values() for run in runs for n in run))
+    print(f"\n{part}: means over seeds; FVU of each seed, and of {first} = 1")
+    for arm, runs in figures.items():
+        means = {n: statistics.mean(r[n] for r in runs) for n in names if n in runs[0]}
+        ratio = means["fvu"] / statistics.mean(run["fvu"] for run in figures[first])
+        seeds = " ".join(f"{run['fvu']:.4f}" for run in runs)
+        print(f"  {arm:32} FVU {means['fvu']:.4f} ({seeds})  {ratio:.3f}", flush=True)
+        rest = "; ".join(f"{n} {v:.3g}" for n, v in means.items() if n != "fvu")
+        print(f"  {'':32} {rest}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Which pairs of latents a polynomial decoder combines, and how strongly.
+
+Two latents i != j that are both active add ``z_i z_j B_ij`` to the reconstruction in degree 2
+(PolySAE, Koromilas et al. 2026). ``B_ij`` is in units of output per unit of both activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformer_lens.hook_points import HookPoint
+
+from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.errors import InputError
+
+Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+#: Numbers that :func:`strongest_pairs` holds at a time.
+_WORKING_SET = 2**23
+
+
+def pair_factors(sae: PolynomialDictionary) -> Factors:
+    """L, R (d_sae, R2) and C (R2, d_in) with ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r``.
+
+    Raises:
+        InputError: If no latents interact in the dictionary's decoder.
+    """
+    polynomial = getattr(sae, "polynomial", None)
+    if polynomial is None:
+        raise InputError(
+            f"architecture={sae.cfg.architecture()!r} has a linear decoder, in which no latents "
+            "interact: train one with degree 2 or 3"
+        )
+    with torch.no_grad():
+        left, right, C = polynomial.pair_factors(sae.latent_directions)
+        return left.float(), right.float(), C.float()
+
+
+@torch.no_grad()
+def pair_terms(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
+    """B_ij (n, d_in) of pairs (n, 2) of different latents.
+
+    Raises:
+        InputError: If a pair is out of range or a latent with itself, or none interact.
+    """
+    i, j = _checked(pairs, sae.cfg.d_sae).T
+    left, right, C = pair_factors(sae)
+    return (left[i] * right[j] + left[j] * right[i]) @ C
+
+
+def pair_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
+    """``||B_ij||`` (n,) of pairs (n, 2) of different latents."""
+    i, j = _checked(pairs, sae.cfg.d_sae).T
+    return _strengths(pair_factors(sae), i, j)
+
+
+def _strengths(factors: Factors, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    left, right, C = factors
+    return ((left[i] * right[j] + left[j] * right[i]) @ _root_of_gram(C)).norm(dim=-1)
+
+
+def _root_of_gram(C: torch.Tensor) -> torch.Tensor:
+    """A (R, at most R) with ``||w C|| = ||w A||`` for all w: an R instead of a d_in to sum over."""
+    u, s, _ = torch.linalg.svd(C.double(), full_matrices=False)
+    return (u * s).to(C.dtype)
+
+
+def _checked(pairs: torch.Tensor, d_sae: int) -> torch.Tensor:
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise InputError(f"pairs has shape {tuple(pairs.shape)}: give one row (i, j) for each pair")
+    if len(pairs) and (pairs.min() < 0 or pairs.max() >= d_sae):
+        raise InputError(f"pairs names a latent outside 0 to {d_sae - 1}")
+    if (pairs[:, 0] == pairs[:, 1]).any():
+        raise InputError("pairs has a latent with itself, which is not an interaction")
+    return pairs
+
+
+@dataclass(frozen=True)
+class StrongestPairs:
+    """What :func:`strongest_pairs` found, the strongest first."""
+
+    pairs: torch.Tensor
+    """Shape (n, 2), i < j."""
+    strengths: torch.Tensor
+    """``||B_ij||``, times the scales of both latents where these were given, (n,)."""
+
+
+@torch.no_grad()
+def strongest_pairs(
+    sae: PolynomialDictionary, n: int, scales: torch.Tensor | None = None
+) -> StrongestPairs:
+    """The n strongest of all pairs of latents, found without forming a d_sae x d_sae matrix.
+
+    Takes time of order ``d_sae^2 R2^2`` and memory of order ``d_sae R2``.
+
+    Args:
+        sae: A dictionary whose latents interact.
+        n: Number of pairs.
+        scales: Typical activation of each latent where it is active, (d_sae,); strengths are then
+            those of two latents of that size. Without it a strength depends on the units of z.
+    """
+    left, right, C = pair_factors(sae)
+    if scales is not None:
+        left, right = left * scales[:, None].to(left), right * scales[:, None].to(right)
+    A = _root_of_gram(C)
+    d_sae, rank = left.shape
+    rows = max(1, _WORKING_SET // (d_sae * rank))
+    symmetric = torch.equal(left, right)
+    best, where = left.new_zeros(0), torch.zeros(0, 2, dtype=torch.long, device=left.device)
+    floor = -1.0
+    for start in range(0, d_sae - 1, rows):
+        stop = min(start + rows, d_sae)
+        w = left[start:stop, None] * right[None, start:]
+        w = 2 * w if symmetric else w + right[start:stop, None] * left[None, start:]
+        strength = (w @ A).norm(dim=-1)
+        i = torch.arange(start, stop, device=left.device)[:, None]
+        j = torch.arange(start, d_sae, device=left.device)[None]
+        chosen = (j > i) & (strength > floor)
+        found = torch.stack([i.expand_as(chosen)[chosen], j.expand_as(chosen)[chosen]], dim=1)
+        best, where = torch.cat([best, strength[chosen]]), torch.cat([where, found])
+        if len(best) > n:
+            best, kept = best.topk(n)
+            where, floor = where[kept], best[-1].item()
+    order = best.argsort(descending=True)[:n]
+    return StrongestPairs(where[order], best[order])
+
+
+@torch.no_grad()
+def pair_contribution(
+    sae: PolynomialDictionary, feature_acts: torch.Tensor, i: int, j: int
+) -> torch.Tensor:
+    """``z_i z_j B_ij``, what a pair adds to reconstructions (..., d_in) in degree 2.
+
+    In the units of the weights. Where ``a`` is at its bound (``code_limit``) the true
+    contribution is smaller.
+    """
+    B = pair_terms(sae, torch.tensor([[i, j]], device=feature_acts.device))[0]
+    product = feature_acts[..., i] * feature_acts[..., j]
+    return product[..., None] * B.to(product.dtype)
+
+
+@contextmanager
+def without_degrees(sae: PolynomialDictionary, degrees: Iterable[int] = (2, 3)) -> Iterator[None]:
+    """Within it, the dictionary reconstructs without its terms of these degrees."""
+    names = {1: "hook_sae_y1", 2: "hook_sae_y2", 3: "hook_sae_y3"}
+    with sae.hooks(fwd_hooks=[(names[degree], _zero) for degree in degrees]):
+        yield
+
+
+def _zero(term: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+    return torch.zeros_like(term)
+
+
+class CoOccurrence:
+    """Streaming statistics of chosen pairs of latents over batches of codes.
+
+    Args:
+        pairs: Shape (n, 2).
+    """
+
+    def __init__(self, pairs: torch.Tensor) -> None:
+        self.pairs = pairs
+        self.n_tokens = 0
+        self.counts = torch.zeros(len(pairs), dtype=torch.float64)
+        """Tokens on which both are active."""
+        self._products = torch.zeros(len(pairs), dtype=torch.float64)
+        self._sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, feature_acts: torch.Tensor) -> None:
+        """See codes (..., d_sae), dense or sparse."""
+        z = feature_acts.to_dense() if feature_acts.is_sparse else feature_acts
+        z = z.reshape(-1, z.shape[-1])
+        self.n_tokens += len(z)
+        latents, inverse = self.pairs.to(z.device).unique(return_inverse=True)
+        z = z[:, latents]
+        joint, products = _gathered(z > 0, inverse), _gathered(z, inverse)
+        self.counts += joint.cpu()
+        self._products += products.cpu()
+        self._sums += z.sum(dim=0, dtype=torch.float64)[inverse].cpu()
+
+    def covariances(self) -> torch.Tensor:
+        """Covariance of both activations over tokens, (n,)."""
+        means = self._sums / self.n_tokens
+        return self._products / self.n_tokens - means[:, 0] * means[:, 1]
+
+
+def _gathered(z: torch.Tensor, pairs: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+    """Sum over tokens of the products of columns, for pairs (n, 2), in float64."""
+    z = z.float()
+    parts = [
+        (z[:, part[:, 0]] * z[:, part[:, 1]]).sum(dim=0, dtype=torch.float64)
+        for part in pairs.split(chunk)
+    ]
+    return torch.cat(parts)
+
+
+def random_pairs(d_sae: int, n: int, seed: int = 0) -> torch.Tensor:
+    """n different pairs of latents (n, 2), i < j, drawn evenly; all pairs if n is that many."""
+    n_all = d_sae * (d_sae - 1) // 2
+    generator = torch.Generator().manual_seed(seed)
+    if n >= n_all:
+        return torch.combinations(torch.arange(d_sae), 2)
+    drawn = torch.zeros(0, dtype=torch.long)
+    while len(drawn) < n:
+        new = torch.randint(n_all, (n - len(drawn),), generator=generator)
+        drawn = torch.cat([drawn, new]).unique()
+    drawn = drawn[torch.randperm(len(drawn), generator=generator)]
+    # Number p of the pair (i, j), i < j, counted along rows of the lower triangle.
+    j = ((1 + (1 + 8 * drawn.double()).sqrt()) / 2).floor().long()
+    j -= (j * (j - 1) // 2 > drawn).long()
+    j += (j * (j + 1) // 2 <= drawn).long()
+    return torch.stack([drawn - j * (j - 1) // 2, j], dim=1)
+
+
+@torch.no_grad()
+def gram_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
+    """The first control: ``|d_i . d_j|`` of the linear decoder, (n,)."""
+    directions = sae.latent_directions()
+    i, j = pairs.T
+    return (directions[i] * directions[j]).sum(dim=-1).abs().float()
+
+
+@torch.no_grad()
+def random_projection_strengths(
+    sae: PolynomialDictionary, pairs: torch.Tensor, seed: int = 0
+) -> torch.Tensor:
+    """The second control: ``||B_ij||`` with the trained C2, but a random projection, (n,).
+
+    Interactions through the reconstruction keep W_dec and draw P anew; through the codes, V.
+    """
+    left, _, C = pair_factors(sae)
+    generator = torch.Generator().manual_seed(seed)
+    through_reconstruction = sae.cfg.projection == "reconstruction"
+    n_rows = sae.cfg.d_in if through_reconstruction else sae.cfg.d_sae
+    drawn = torch.linalg.qr(torch.randn(n_rows, left.shape[1], generator=generator))[0].to(left)
+    if through_reconstruction:
+        drawn = sae.latent_directions().float() @ drawn
+    drawn = drawn * (left.norm() / drawn.norm())
+    i, j = pairs.T
+    return _strengths((drawn, drawn, C), i, j)
+
+
+def interaction_correlations(
+    sae: PolynomialDictionary, co_occurrence: CoOccurrence, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Correlation of pair strengths with how often both latents are active, beside controls.
+
+    A covariance of codes follows co-activation by construction; the fair controls of B_ij are
+    what the directions alone give: the decoder's Gram matrix, and a random projection.
+
+    Returns:
+        ``pearson`` and ``spearman`` with the counts, of ``B`` and of each control.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    pairs, counts = co_occurrence.pairs, co_occurrence.counts.numpy()
+    measures: dict[str, Callable[[], torch.Tensor]] = {
+        "B": lambda: pair_strengths(sae, pairs),
+        "decoder Gram": lambda: gram_strengths(sae, pairs),
+        "random projection": lambda: random_projection_strengths(sae, pairs, seed),
+        "covariance of codes": lambda: co_occurrence.covariances().abs(),
+    }
+    correlations = {}
+    for name, measure in measures.items():
+        values: Any = measure().cpu().numpy()
+        correlations[name] = {
+            "pearson": float(pearsonr(values, counts).statistic),
+            "spearman": float(spearmanr(values, counts).statistic),
+        }
+    return correlations
+
+
+@torch.no_grad()
+def degree_shares(sae: PolynomialDictionary, feature_acts: torch.Tensor) -> dict[int, float]:
+    """The share of each degree in reconstructions of codes (n, d_sae), without b_dec.
+
+    ``<y_i, y> / <y, y>`` over tokens, centred, for the whole ``y = sum_i y_i``: shares add up to
+    1, and one is negative where a degree works against the rest.
+    """
+    terms = {d: (y - y.mean(dim=0)).double() for d, y in sae.degree_terms(feature_acts).items()}
+    whole = torch.stack(list(terms.values())).sum(dim=0)
+    return {d: ((y * whole).sum() / whole.pow(2).sum()).item() for d, y in terms.items()}
