@@ -100,8 +100,9 @@ def strongest_pairs(
     Args:
         sae: A dictionary whose latents interact.
         n: Number of pairs.
-        scales: Typical activation of each latent where it is active, (d_sae,); strengths are then
-            those of two latents of that size. Without it a strength depends on the units of z.
+        scales: Typical activation of each latent, (d_sae,), as :func:`typical_activations` gives
+            it; strengths are then of what a pair adds. Without it they depend on the units of z,
+            and latents that hardly ever fire weigh as much as others.
     """
     left, right, C = pair_factors(sae)
     if scales is not None:
@@ -127,6 +128,17 @@ def strongest_pairs(
             where, floor = where[kept], best[-1].item()
     order = best.argsort(descending=True)[:n]
     return StrongestPairs(where[order], best[order])
+
+
+@torch.no_grad()
+def typical_activations(batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Root mean square activation (d_sae,) of each latent over batches of codes (..., d_sae)."""
+    squares, n_tokens = torch.zeros(()), 0
+    for z in batches:
+        z = z.to_dense() if z.is_sparse else z
+        z = z.reshape(-1, z.shape[-1]).float()
+        squares, n_tokens = squares.to(z) + z.square().sum(dim=0), n_tokens + len(z)
+    return (squares / max(n_tokens, 1)).sqrt()
 
 
 @torch.no_grad()

@@ -36,17 +36,17 @@ class InteractionTerms(PolynomialTerms):
     The output factors start at zero, which is exactly the linear dictionary; or, with
     ``official_init``, as in PolySAE's code: Kaiming-uniform times -0.5 and 0.5.
 
-    What C_i multiplies is divided by ``sqrt(R_i (2i - 1)!!)``, its norm for Gaussian a of size 1.
-    All R_i powers are active on every token, where a latent is on few: undivided, a step of Adam
-    moves the reconstruction by several times more through C_i than through W_dec, and at learning
-    rates that suit W_dec the code is trained against that noise. (In PolySAE's form, and with
-    ``official_init``, nothing is divided.)
+    Powers are scaled down before C_i (:func:`gain`). All of them are active on every token, where
+    a latent is on few: else a step of Adam moves the reconstruction by several times more through
+    C_i than through W_dec, and at learning rates that suit W_dec the code is trained against that
+    noise. With ``official_init`` nothing is scaled, as in PolySAE's code.
 
     Args:
         d_in: Width of the output.
         ranks: Degree to rank, for example ``{2: 64, 3: 64}``.
         self_terms: Whether powers of a single latent are kept.
-        code_limit: Bound on the size of ``a`` where it is raised to a power; None: none.
+        code_limit: Bound on the norm of ``a`` where it is raised to a power, in units of
+            ``sqrt(R)``; None: none.
         official_init: Whether to start as PolySAE's code does, without ``code_scale``.
         n_scales: Shape of ``code_scale``: one number, or one a latent.
     """
@@ -113,21 +113,30 @@ class InteractionTerms(PolynomialTerms):
         return sums
 
     def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        a = self.limit(sums[1])
+        a, held = self.hold_back(sums[1])
         products = {degree: a[..., :rank].pow(degree) for degree, rank in self.ranks.items()}
         if not self.self_terms:
-            # Where the bound holds back a, all of its summands are held back alike.
-            free = a == sums[1]
-            held = (a / sums[1].masked_fill(free, 1.0)).masked_fill(free, 1.0)
-            p2, p3 = sums[2] * held.square(), sums[3]
+            p2 = sums[2] * held**2
             for degree, rank in self.ranks.items():
                 at = slice(rank)
                 if degree == 2:
                     products[2] = products[2] - p2[..., at]
                 else:
-                    p3 = p3 * held[..., at].pow(3)
-                    products[3] = products[3] - 3 * (a * p2)[..., at] + 2 * p3
+                    products[3] = products[3] - 3 * (a * p2)[..., at] + 2 * sums[3] * held**3
         return {d: self.gains[d] * product @ self.C[str(d)] for d, product in products.items()}
+
+    def hold_back(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``a`` (..., R) within the bound on its norm, and what it was multiplied by (..., 1).
+
+        The norm, not every number of its own: an interaction of two rare latents is one number
+        that is large on few tokens.
+        """
+        if self.code_limit is None:
+            return a, a.new_ones(())
+        bound = self.code_limit * self.rank**0.5
+        norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp_min(1e-12)
+        held = (bound / norm).clamp_max(1.0)
+        return a * held, held
 
     @torch.no_grad()
     def wanted_scale(
@@ -198,13 +207,13 @@ class ReconstructionInteractions(InteractionTerms):
     @torch.no_grad()
     def rescale_outputs_(self, factor: torch.Tensor) -> None:
         super().rescale_outputs_(factor)
-        self.projection.V.div_(factor[:, None].to(self.projection.V.dtype))
+        self.projection.set_(self.projection.V / factor[:, None])
         self.projection.release_()
 
     @torch.no_grad()
     def map_outputs_(self, to_new: torch.Tensor, to_old: torch.Tensor) -> None:
         super().map_outputs_(to_new, to_old)
-        self.projection.V.copy_(to_old @ self.projection.V.to(to_old.dtype))
+        self.projection.set_(to_old @ self.projection.V.to(to_old.dtype))
         self.projection.release_()
 
     def retract_(self) -> None:
@@ -212,8 +221,13 @@ class ReconstructionInteractions(InteractionTerms):
 
 
 def gain(degree: int, rank: int) -> float:
-    """One over the root mean square norm of the powers of ``rank`` standard normal numbers."""
-    return (rank * {2: 3, 3: 15}[degree]) ** -0.5
+    """What powers are multiplied by before C.
+
+    One over the root mean square norm of the powers of ``rank`` standard normal numbers, times
+    ``4^-degree``, which was measured: the smaller, the longer C needs to grow, and the less of
+    Adam's noise reaches the reconstruction through it (benchmarks/polysae_toy.py).
+    """
+    return 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5
 
 
 def _power(degree: int) -> Callable[[torch.Tensor], torch.Tensor]:

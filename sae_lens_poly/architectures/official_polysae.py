@@ -129,7 +129,8 @@ class _Official:
         new = {f"C.{d}": self.lambdas[d] * self.C[d].T for d in degrees}
         if self.shared:
             new = {f"C.{d}": new[f"C.{d}"] / gain(d, self.C[d].shape[1]) for d in degrees}
-            return {**new, "projection.V": self.U1[:, :width], "code_scale": 1 / D}
+            weight = len(D) ** 0.5 / 4 * self.U1[:, :width]  # OrthonormalProjection's
+            return {**new, "projection.weight": weight, "code_scale": 1 / D}
         U = torch.zeros(3, len(D), width, dtype=torch.float64)
         for k, matrix in enumerate([self.U1, self.U2, self.U3]):
             columns = min(width, matrix.shape[1])

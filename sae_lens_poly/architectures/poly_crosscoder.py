@@ -1,7 +1,6 @@
 """Crosscoders whose decoder is a polynomial of the code."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from typing_extensions import override
 
@@ -16,7 +15,7 @@ from sae_lens_poly.architectures.polynomial_config import (
 class PolyCrosscoderConfig(PolynomialConfig, CrosscoderConfig):
     """Configuration of an inference polynomial crosscoder; see :class:`PolynomialConfig`."""
 
-    projection: Literal["codes", "reconstruction", "shared_u", "separate_u"] = "codes"
+    _DEFAULT_RANK = 64
     _DEGREES = (2, 3)
 
     @override
@@ -34,7 +33,7 @@ class TrainingPolyCrosscoderConfig(PolynomialTrainingConfig, TrainingCrosscoderC
     little beside a decoder of several hook points.
     """
 
-    projection: Literal["codes", "reconstruction", "shared_u", "separate_u"] = "codes"
+    _DEFAULT_RANK = 64
     _DEGREES = (2, 3)
 
     @override

@@ -46,22 +46,25 @@ class PolynomialConfig:
         projection (str): What interactions go through: ``codes`` (V), ``reconstruction`` (P), or
             ``shared_u`` (PolySAE's own form; it trains, and is saved for inference as ``codes``).
         degree (int): 1, 2 or 3.
-        rank_2 (int | None): Rank of the term of degree 2; None: 64, or the most there can be.
+        rank_2 (int | None): Rank of the term of degree 2; None: 32 for SAEs, 64 for crosscoders,
+            or the most there can be.
         rank_3 (int | None): Rank of the term of degree 3; None likewise.
         self_terms (bool): Whether powers of a single latent are kept beside the products.
         code_limit (float | None): Bound on what is raised to a power, in units of its root mean
-            square on the first batch. None: none.
+            square on the first batch: on the norm of the projected code, or on each latent of
+            ``powers``. None: none.
     """
 
     decoder: Literal["interactions", "powers"] = "interactions"
-    projection: Literal["codes", "reconstruction", "shared_u", "separate_u"] = "reconstruction"
+    projection: Literal["codes", "reconstruction", "shared_u", "separate_u"] = "codes"
     degree: int = 3
     rank_2: int | None = None
     rank_3: int | None = None
     self_terms: bool = True
     code_limit: float | None = CODE_LIMIT
 
-    #: Degrees that the architecture takes; set by subclasses.
+    #: Set by subclasses: ranks that are not given, and degrees that the architecture takes.
+    _DEFAULT_RANK: ClassVar[int] = 32
     _DEGREES: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class PolynomialConfig:
         self.check_polynomial()
 
     def _fill_in_ranks(self) -> None:
-        most = min(64, self._rank_bound()[0])
+        most = min(self._DEFAULT_RANK, self._rank_bound()[0])
         self.rank_2 = most if self.rank_2 is None else self.rank_2
         self.rank_3 = most if self.rank_3 is None else self.rank_3
 

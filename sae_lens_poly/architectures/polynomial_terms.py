@@ -18,9 +18,9 @@ from typing_extensions import Self
 
 from sae_lens_poly.errors import InputError
 
-#: Numbers that are raised to a power are held at this size, in units of their root mean square
-#: on the first batch. Ordinary tokens stay below half of it. A token with a massive activation
-#: (attention sinks are a hundred times the norm of others) would else end at its cube.
+#: What is raised to a power is held at this size, in units of its root mean square on the first
+#: batch. Ordinary tokens stay below half of it. A token with a massive activation (attention
+#: sinks are a hundred times the norm of others) would else end at its cube.
 CODE_LIMIT = 10.0
 
 #: All latents.
@@ -137,10 +137,6 @@ class PolynomialTerms(nn.Module, ABC):
     @abstractmethod
     def output_factors(self) -> dict[int, torch.Tensor]:
         """Degree to the matrix (rank, d_in) that writes its term; its columns follow d_in."""
-
-    def limit(self, a: torch.Tensor) -> torch.Tensor:
-        """What is raised to a power, held within the bound."""
-        return a if self.code_limit is None else a.clamp(-self.code_limit, self.code_limit)
 
     @torch.no_grad()
     def rescale_outputs_(self, factor: torch.Tensor) -> None:

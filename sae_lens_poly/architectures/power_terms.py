@@ -66,6 +66,12 @@ class PowerTerms(PolynomialTerms):
     def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         return {degree: sums[degree] @ self.B[str(degree)] for degree in self.ranks}
 
+    def limit(self, scaled: torch.Tensor) -> torch.Tensor:
+        """The scaled code within the bound."""
+        if self.code_limit is None:
+            return scaled
+        return scaled.clamp(-self.code_limit, self.code_limit)
+
     @torch.no_grad()
     def wanted_scale(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions

@@ -47,7 +47,7 @@ class SharedUTerms(InteractionTerms):
         super().__init__(d_in, ranks, **options)
         self.compensated = compensated
         dtype, device = W_dec.dtype, W_dec.device
-        self.projection = OrthonormalProjection(d_sae, rank_1, dtype, device)
+        self.projection = OrthonormalProjection(d_sae, rank_1, dtype, device, size=1.0)
         C1 = torch.empty(rank_1, d_in, dtype=dtype, device=device)
         self.C1 = nn.Parameter(C1)
         self.lambdas = nn.ParameterDict()
@@ -62,8 +62,8 @@ class SharedUTerms(InteractionTerms):
             if self.official_init:
                 nn.init.kaiming_uniform_(self.C1, mode="fan_out")
             else:
-                q, _ = positive_qr(W_dec[:, :rank_1].to(self.projection.V.dtype))
-                self.projection.V.copy_(q)
+                q, _ = positive_qr(W_dec[:, :rank_1].to(self.projection.weight.dtype))
+                self.projection.set_(q)
                 self.C1.copy_(q.T @ W_dec.to(q.dtype))
 
     def _start(self, degree: int) -> float:
@@ -108,7 +108,7 @@ class SharedUTerms(InteractionTerms):
         """The same terms of degree 2 and 3 beside a linear term of their own."""
         terms = CodeInteractions(
             self.C1.shape[1],
-            len(self.projection.V),
+            len(self.projection.weight),
             self.ranks,
             self_terms=self.self_terms,
             code_limit=self.code_limit,
@@ -117,7 +117,7 @@ class SharedUTerms(InteractionTerms):
         )
         terms.code_scale.fill_(self.code_scale)
         terms.scaled.fill_(True)
-        terms.projection.V.copy_(self.projection.V[:, : self.rank])
+        terms.projection.set_(self.projection.V[:, : self.rank])
         for degree in self.ranks:
             scale = self.lambdas[str(degree)] * (self.gains[degree] / terms.gains[degree])
             terms.C[str(degree)].copy_(scale * self.C[str(degree)])

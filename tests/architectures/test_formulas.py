@@ -63,12 +63,14 @@ def reference_polynomial(sae, z):
         return out
     for t in range(len(z)):
         u = z[t] * terms.code_scale
+        if isinstance(terms, CodeInteractions):
+            norm = (u @ terms.projection.V).norm()
+            u = u * min(1.0, CODE_LIMIT * max(terms.ranks.values()) ** 0.5 / norm)
         for degree, rank in terms.ranks.items():
             if isinstance(terms, CodeInteractions):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
-                    a_r = max(-CODE_LIMIT, min(CODE_LIMIT, a_r))
-                    norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5
+                    norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5 * 4**degree
                     out[t] += a_r**degree / norm * terms.C[str(degree)][r]
             else:
                 for j in u.nonzero().flatten():

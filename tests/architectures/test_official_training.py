@@ -118,7 +118,7 @@ def test_retraction_compensated_or_as_published():
     for retraction, moves in {"compensated": False, "uncompensated": True}.items():
         sae = poly_sae(form="official", dtype="float64", retraction=retraction)
         with torch.no_grad():
-            sae.polynomial.projection.V.add_(0.01 * torch.randn(D_SAE, D_IN).double())
+            sae.polynomial.projection.weight.add_(0.01 * torch.randn(D_SAE, D_IN).double())
         before = sae.W_dec.clone()
         sae.retract_()
         assert sae.polynomial.projection.orthonormality_error() < 1e-12

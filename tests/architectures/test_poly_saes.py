@@ -54,9 +54,9 @@ def reference_terms(sae, z):
         summands = linear_code[:, :, None] * (c * sae.W_dec @ V)[None]
     else:
         summands = (c * linear_code)[:, :, None] * V[None]
-    a = summands.sum(dim=1)
-    held = a.clamp(-limit, limit) / a.where(a != 0, 1.0)
-    summands = summands * held.where(a != 0, 1.0)[:, None]
+    rank = max(p.ranks.values())
+    norms = summands.sum(dim=1)[:, :rank].norm(dim=-1)
+    summands = summands * (limit * rank**0.5 / norms).clamp(max=1.0)[:, None, None]
     for degree, rank in p.ranks.items():
         s = summands[..., :rank]
         if sae.cfg.self_terms:
@@ -71,7 +71,7 @@ def reference_terms(sae, z):
                         product = product + 6 * s[:, i] * s[:, j] * s[:, :j].sum(dim=1)
         scale = p.lambdas[str(degree)] if hasattr(p, "lambdas") else 1
         if not getattr(p, "official_init", False):
-            scale = scale / (rank * {2: 3, 3: 15}[degree]) ** 0.5
+            scale = scale / (rank * {2: 3, 3: 15}[degree]) ** 0.5 / 4**degree
         terms[degree] = scale * product @ p.C[str(degree)]
     return terms
 
