@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,8 +57,11 @@ RUN_DEFAULTS: dict[str, str] = {
     "verbose": "False",
 }
 
-#: The same for the fields of this package's architectures.
+#: The same for fields that only some architectures have, and for this package's alone.
 DICTIONARY_DEFAULTS: dict[str, str] = {"d_sae": "2048", "k": "32"}
+
+#: The hook point of the embedded default for architectures that take one.
+SINGLE_HOOK_NAME = "blocks.3.hook_resid_post"
 
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
@@ -75,13 +79,18 @@ def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
     """
     given = _names_of(flags)
     defaults = dict(RUN_DEFAULTS)
-    if _value_of(flags, "architecture", defaults["architecture"]) in ARCHITECTURES:
-        defaults |= DICTIONARY_DEFAULTS
+    architecture = _value_of(flags, "architecture", defaults["architecture"])
+    fields: set[str] = set()
+    if architecture in ARCHITECTURES:
+        fields = {field.name for field in dataclasses.fields(ARCHITECTURES[architecture][3])}
+        defaults |= {k: v for k, v in DICTIONARY_DEFAULTS.items() if k in fields}
     model_name = _value_of(flags, "model_name", defaults["model_name"])
     defaults["model_class_name"] = guess_model_class(model_name)
+    if "n_hooks" not in fields:
+        defaults["hook_name"] = SINGLE_HOOK_NAME
     n_hooks = len(expand_hook_names(_value_of(flags, "hook_name", defaults["hook_name"])))
     defaults["d_in"] = str(n_hooks * _UNKNOWN_WIDTH)
-    if _value_of(flags, "architecture", defaults["architecture"]) in ARCHITECTURES:
+    if "n_hooks" in fields:
         defaults["n_hooks"] = str(n_hooks)
     n_tokens, batch_size = (
         _number_of(flags, name, defaults[name])
@@ -165,7 +174,9 @@ def train(flags: Sequence[str]) -> None:
     if cfg.output_path is None:
         return
     evaluate_saved(cfg.output_path, device=cfg.device, model=model)
-    print(f"dictionary saved to {cfg.output_path} ({EVALUATION_FILENAME}, {PICTURE_FILENAME})")
+    names = (EVALUATION_FILENAME, PICTURE_FILENAME)
+    written = [name for name in names if Path(cfg.output_path, name).exists()]
+    print(f"dictionary saved to {cfg.output_path} ({', '.join(written)})")
     print(f"the same table again: python -m sae_lens_poly evaluate {cfg.output_path}")
 
 

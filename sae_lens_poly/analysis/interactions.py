@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.stats import pearsonr, spearmanr
 from transformer_lens.hook_points import HookPoint
 
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
@@ -23,21 +24,14 @@ Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _WORKING_SET = 2**23
 
 
-def pair_factors(sae: PolynomialDictionary) -> Factors:
-    """L, R (d_sae, R2) and C (R2, d_in) with ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r``.
-
-    Raises:
-        InputError: If no latents interact in the dictionary's decoder.
-    """
-    polynomial = getattr(sae, "polynomial", None)
-    if polynomial is None:
+def _pair_factors(sae: PolynomialDictionary) -> Factors:
+    if not isinstance(sae, PolynomialDictionary):
         raise InputError(
             f"architecture={sae.cfg.architecture()!r} has a linear decoder, in which no latents "
-            "interact: train one with degree 2 or 3"
+            "interact: train a polynomial one"
         )
-    with torch.no_grad():
-        left, right, C = polynomial.pair_factors(sae.latent_directions)
-        return left.float(), right.float(), C.float()
+    left, right, C = sae.pair_factors()
+    return left.float(), right.float(), C.float()
 
 
 @torch.no_grad()
@@ -48,14 +42,14 @@ def pair_terms(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
         InputError: If a pair is out of range or a latent with itself, or none interact.
     """
     i, j = _checked(pairs, sae.cfg.d_sae).T
-    left, right, C = pair_factors(sae)
+    left, right, C = _pair_factors(sae)
     return (left[i] * right[j] + left[j] * right[i]) @ C
 
 
 def pair_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
     """``||B_ij||`` (n,) of pairs (n, 2) of different latents."""
     i, j = _checked(pairs, sae.cfg.d_sae).T
-    return _strengths(pair_factors(sae), i, j)
+    return _strengths(_pair_factors(sae), i, j)
 
 
 def _strengths(factors: Factors, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
@@ -104,7 +98,7 @@ def strongest_pairs(
             it; strengths are then of what a pair adds. Without it they depend on the units of z,
             and latents that hardly ever fire weigh as much as others.
     """
-    left, right, C = pair_factors(sae)
+    left, right, C = _pair_factors(sae)
     if scales is not None:
         left, right = left * scales[:, None].to(left), right * scales[:, None].to(right)
     A = _root_of_gram(C)
@@ -245,7 +239,7 @@ def random_projection_strengths(
 
     Interactions through the reconstruction keep W_dec and draw P anew; through the codes, V.
     """
-    left, _, C = pair_factors(sae)
+    left, _, C = _pair_factors(sae)
     generator = torch.Generator().manual_seed(seed)
     through_reconstruction = sae.cfg.projection == "reconstruction"
     n_rows = sae.cfg.d_in if through_reconstruction else sae.cfg.d_sae
@@ -268,8 +262,6 @@ def interaction_correlations(
     Returns:
         ``pearson`` and ``spearman`` with the counts, of ``B`` and of each control.
     """
-    from scipy.stats import pearsonr, spearmanr
-
     pairs, counts = co_occurrence.pairs, co_occurrence.counts.numpy()
     measures: dict[str, Callable[[], torch.Tensor]] = {
         "B": lambda: pair_strengths(sae, pairs),

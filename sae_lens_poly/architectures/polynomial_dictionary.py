@@ -70,6 +70,26 @@ class PolynomialDictionary(SAE[Any]):
             return self.W_dec / self.W_dec.norm(dim=-1, keepdim=True)
         return self.W_dec
 
+    @torch.no_grad()
+    def pair_factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """L, R (d_sae, R2) and C (R2, d_in): latents i != j add ``z_i z_j B_ij`` in degree 2.
+
+        ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r``, per unit of both feature activations.
+
+        Raises:
+            InputError: If no two latents interact in this decoder.
+        """
+        if self.polynomial is None:
+            raise InputError(
+                f"architecture={self.cfg.architecture()!r} has a linear decoder here, in which no "
+                "latents interact: train one with degree 2 or 3"
+            )
+        left, right, C = self.polynomial.pair_factors(self.latent_directions)
+        if self.polynomial.owns_linear and self._norms_the_code:
+            norms = self.W_dec.norm(dim=-1, keepdim=True)
+            left, right = left / norms, right / norms
+        return left, right, C
+
     def degree_terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
         """The contribution of each degree to the reconstruction, by degree.
 

@@ -10,7 +10,7 @@ import torch
 from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 
-from sae_lens_poly.architectures.crosscoder import StackedDictionary
+from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.evaluation.metrics import (
     DegreeShares,
     ExplainedVariance,
@@ -154,6 +154,6 @@ def evaluate_dictionary(
 
 
 def _degree_terms(sae: SAE[Any], z: torch.Tensor) -> dict[int, torch.Tensor]:
-    if isinstance(sae, StackedDictionary):
+    if isinstance(sae, PolynomialDictionary) and sae.cfg.normalize_activations == "none":
         return sae.degree_terms(z)
-    return {1: z @ sae.W_dec}
+    return {1: sae.decode(z) - sae.b_dec}
