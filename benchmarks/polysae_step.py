@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
@@ -28,7 +29,10 @@ ARMS = {
     "A": ("stock topk, dense", {"architecture": "topk", "use_sparse_activations": False}),
     "B": ("stock topk, sparse", {"architecture": "topk", "use_sparse_activations": True}),
     "C": ("poly_topk, default", {"architecture": "poly_topk"}),
-    "D": ("poly_topk, codes", {"architecture": "poly_topk", "projection": "codes"}),
+    "D": (
+        "poly_topk, reconstruction",
+        {"architecture": "poly_topk", "projection": "reconstruction"},
+    ),
     "E": ("poly_topk, no self-terms", {"architecture": "poly_topk", "self_terms": False}),
     "F": (
         "poly_topk, published form (U retracted whole)",
@@ -97,33 +101,43 @@ def time_arm(arm: str, options: argparse.Namespace) -> None:
 
 def print_parameters() -> None:
     """Parameters beside those of a plain SAE, at the published settings."""
-    print("\nparameters above a plain SAE's, 16,384 latents, default form of poly_topk:")
+    print(
+        "\nparameters above a plain SAE's, 16,384 latents; poly_topk's default has ranks (32, 32):"
+    )
     for model, (d_in, rank_2, rank_3) in PUBLISHED.items():
-        counts = {}
-        for name in ("topk", "poly_topk", "published"):
-            ranks = {"rank_2": rank_2, "rank_3": rank_3} if name != "topk" else {}
-            form = sae_lens_poly.OFFICIAL_OPTIONS if name == "published" else {}
-            architecture = "topk" if name == "topk" else "poly_topk"
-            cfg = TrainingSAEConfig.from_dict(
-                {
-                    "architecture": architecture,
-                    "d_in": d_in,
-                    "d_sae": 16384,
-                    "k": 64,
-                    "device": "meta",
-                    "decoder_init_norm": None,
-                    **ranks,
-                    **form,
-                }
-            )
-            sae = TrainingSAE.get_sae_class_for_architecture(architecture)(cfg)
-            counts[name] = sum(p.numel() for p in sae.parameters())
-        plain = counts["topk"]
-        print(
-            f"  {model:12} d_in {d_in:5} ranks ({rank_2}, {rank_3}): "
-            f"+{counts['poly_topk'] / plain - 1:.2%} "
-            f"(published form: +{counts['published'] / plain - 1:.2%})"
+        ranks = {"rank_2": rank_2, "rank_3": rank_3}
+        forms: dict[str, dict[str, Any]] = {
+            "default": {},
+            f"codes ({rank_2}, {rank_3})": ranks,
+            f"reconstruction ({rank_2}, {rank_3})": {"projection": "reconstruction", **ranks},
+            f"published form ({d_in}, {rank_2}, {rank_3})": {
+                **sae_lens_poly.OFFICIAL_OPTIONS,
+                **ranks,
+            },
+        }
+        plain = count_parameters("topk", d_in)
+        overheads = (
+            f"{form} +{count_parameters('poly_topk', d_in, **fields) / plain - 1:.2%}"
+            for form, fields in forms.items()
         )
+        print(f"  {model:12} {'; '.join(overheads)}")
+
+
+def count_parameters(architecture: str, d_in: int, **fields: Any) -> int:
+    """Parameters of a dictionary of 16,384 latents."""
+    cfg = TrainingSAEConfig.from_dict(
+        {
+            "architecture": architecture,
+            "d_in": d_in,
+            "d_sae": 16384,
+            "k": 64,
+            "device": "meta",
+            "decoder_init_norm": None,
+            **fields,
+        }
+    )
+    sae = TrainingSAE.get_sae_class_for_architecture(architecture)(cfg)
+    return sum(p.numel() for p in sae.parameters())
 
 
 def main() -> None:
