@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 import sae_lens_poly
@@ -63,24 +63,12 @@ def make_trainer(arm: str, options: argparse.Namespace) -> SAETrainer:
     torch.manual_seed(0)
     sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
     cfg = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
         total_training_samples=10**9,
-        device="cpu",
-        autocast=False,
         lr=3e-4,
         lr_end=3e-4,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
         train_batch_size_samples=options.batch,
         dead_feature_window=10**6,
         feature_sampling_window=10**6,
-        logger=LoggingConfig(log_to_wandb=False),
     )
     return SAETrainer(cfg, sae, iter(()))
 

@@ -17,6 +17,7 @@ from transformer_lens.hook_points import HookPoint
 
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.metrics import DegreeShares
 
 Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -129,8 +130,7 @@ def typical_activations(batches: Iterable[torch.Tensor]) -> torch.Tensor:
     """Root mean square activation (d_sae,) of each latent over batches of codes (..., d_sae)."""
     squares, n_tokens = torch.zeros(()), 0
     for z in batches:
-        z = z.to_dense() if z.is_sparse else z
-        z = z.reshape(-1, z.shape[-1]).float()
+        z = _flat(z).float()
         squares, n_tokens = squares.to(z) + z.square().sum(dim=0), n_tokens + len(z)
     return (squares / max(n_tokens, 1)).sqrt()
 
@@ -179,8 +179,7 @@ class CoOccurrence:
     @torch.no_grad()
     def update(self, feature_acts: torch.Tensor) -> None:
         """See codes (..., d_sae), dense or sparse."""
-        z = feature_acts.to_dense() if feature_acts.is_sparse else feature_acts
-        z = z.reshape(-1, z.shape[-1])
+        z = _flat(feature_acts)
         self.n_tokens += len(z)
         latents, inverse = self.pairs.to(z.device).unique(return_inverse=True)
         z = z[:, latents]
@@ -193,6 +192,12 @@ class CoOccurrence:
         """Covariance of both activations over tokens, (n,)."""
         means = self._sums / self.n_tokens
         return self._products / self.n_tokens - means[:, 0] * means[:, 1]
+
+
+def _flat(feature_acts: torch.Tensor) -> torch.Tensor:
+    """Codes (..., d_sae), dense or sparse, as dense ones (n, d_sae)."""
+    z = feature_acts.to_dense() if feature_acts.is_sparse else feature_acts
+    return z.reshape(-1, z.shape[-1])
 
 
 def _gathered(z: torch.Tensor, pairs: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
@@ -286,6 +291,7 @@ def degree_shares(sae: PolynomialDictionary, feature_acts: torch.Tensor) -> dict
     ``<y_i, y> / <y, y>`` over tokens, centred, for the whole ``y = sum_i y_i``: shares add up to
     1, and one is negative where a degree works against the rest.
     """
-    terms = {d: (y - y.mean(dim=0)).double() for d, y in sae.degree_terms(feature_acts).items()}
-    whole = torch.stack(list(terms.values())).sum(dim=0)
-    return {d: ((y * whole).sum() / whole.pow(2).sum()).item() for d, y in terms.items()}
+    terms = {d: y.double() for d, y in sae.degree_terms(feature_acts).items()}
+    shares = DegreeShares()
+    shares.update({d: (y - y.mean(dim=0))[:, None] for d, y in terms.items()})
+    return {d: share for d, (share,) in shares.compute().items()}

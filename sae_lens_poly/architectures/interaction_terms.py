@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from sae_lens_poly.architectures.polynomial_terms import (
     PolynomialTerms,
 )
 from sae_lens_poly.architectures.projection import OrthonormalProjection
-from sae_lens_poly.architectures.sparse_code import code_times, map_active
+from sae_lens_poly.architectures.sparse_code import code_times, power
 
 #: The published start of the factors lambda_2 and lambda_3 (PolySAE's code).
 OFFICIAL_LAMBDA = {2: -0.5, 3: 0.5}
@@ -50,6 +49,8 @@ class InteractionTerms(PolynomialTerms):
         official_init: Whether to start as PolySAE's code does, without ``code_scale``.
         n_scales: Shape of ``code_scale``: one number, or one a latent.
     """
+
+    projection: OrthonormalProjection
 
     def __init__(
         self,
@@ -107,9 +108,7 @@ class InteractionTerms(PolynomialTerms):
         if not self.self_terms:
             Q = self.latent_projection(directions, latents).to(z.dtype)
             for degree, rank in {2: self.rank, 3: self.ranks.get(3, 0)}.items():
-                sums[degree] = code_times(
-                    map_active(z, _power(degree)), Q[:, :rank].pow(degree).contiguous()
-                )
+                sums[degree] = code_times(power(z, degree), Q[:, :rank].pow(degree).contiguous())
         return sums
 
     def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
@@ -150,6 +149,9 @@ class InteractionTerms(PolynomialTerms):
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.C[str(degree)] for degree in self.ranks}
 
+    def retract_(self) -> None:
+        self.projection.retract_()
+
 
 class CodeInteractions(InteractionTerms):
     """Interactions through the code: ``a = (c z) V`` with V (d_sae, R), ``V^T V = I``.
@@ -165,19 +167,15 @@ class CodeInteractions(InteractionTerms):
             d_sae, self.rank, options.get("dtype", torch.float32), self.code_scale.device
         )
 
-    def latent_projection(self, directions: Directions, latents: slice = ALL) -> torch.Tensor:
+    def scaled_projection(self, latents: slice = ALL) -> torch.Tensor:
+        """The rows of ``c V`` of ``latents``."""
         return self.code_scale[latents, None] * self.projection.V[latents]
 
+    def latent_projection(self, directions: Directions, latents: slice = ALL) -> torch.Tensor:
+        return self.scaled_projection(latents)
+
     def project(self, z: torch.Tensor, linear: torch.Tensor, latents: slice = ALL) -> torch.Tensor:
-        Q = self.code_scale[latents, None] * self.projection.V[latents]
-        return code_times(z, Q.to(z.dtype))
-
-    @torch.no_grad()
-    def rescale_latents_(self, factor: torch.Tensor) -> None:
-        self.code_scale.div_(factor.to(self.code_scale.dtype))
-
-    def retract_(self) -> None:
-        self.projection.retract_()
+        return code_times(z, self.scaled_projection(latents).to(z.dtype))
 
 
 class ReconstructionInteractions(InteractionTerms):
@@ -216,9 +214,6 @@ class ReconstructionInteractions(InteractionTerms):
         self.projection.set_(to_old @ self.projection.V.to(to_old.dtype))
         self.projection.release_()
 
-    def retract_(self) -> None:
-        self.projection.retract_()
-
 
 def gain(degree: int, rank: int) -> float:
     """What powers are multiplied by before C.
@@ -228,7 +223,3 @@ def gain(degree: int, rank: int) -> float:
     Adam's noise reaches the reconstruction through it (benchmarks/polysae_toy.py).
     """
     return 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5
-
-
-def _power(degree: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda active: active.pow(degree)

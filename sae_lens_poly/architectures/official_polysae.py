@@ -14,6 +14,7 @@ import torch
 from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.architectures.interaction_terms import gain
+from sae_lens_poly.architectures.projection import trained_size
 from sae_lens_poly.errors import InputError
 
 
@@ -129,7 +130,7 @@ class _Official:
         new = {f"C.{d}": self.lambdas[d] * self.C[d].T for d in degrees}
         if self.shared:
             new = {f"C.{d}": new[f"C.{d}"] / gain(d, self.C[d].shape[1]) for d in degrees}
-            weight = len(D) ** 0.5 / 4 * self.U1[:, :width]  # OrthonormalProjection's
+            weight = trained_size(len(D)) * self.U1[:, :width]
             return {**new, "projection.weight": weight, "code_scale": 1 / D}
         U = torch.zeros(3, len(D), width, dtype=torch.float64)
         for k, matrix in enumerate([self.U1, self.U2, self.U3]):

@@ -202,7 +202,7 @@ class PolynomialTrainingDictionary(PolynomialDictionary, TrainingSAE[Any]):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         check_batch(step_input.sae_in)
-        if step_input.n_training_steps == 0 and self.polynomial is not None:
+        if step_input.n_training_steps == 0:
             self.scale_codes_from_(step_input.sae_in)
         self.retract_()
         output = super().training_forward_pass(step_input)
@@ -221,9 +221,9 @@ class PolynomialTrainingDictionary(PolynomialDictionary, TrainingSAE[Any]):
         if self.polynomial is None or self.polynomial.scaled:
             return
         z = self.encode(x)
-        code, linear = z, self.linear_code(z) @ self.W_dec
-        if self.polynomial.owns_linear:
-            code = self.linear_code(z)
+        linear_code = self.linear_code(z)
+        code = linear_code if self.polynomial.owns_linear else z
+        linear = linear_code @ self.W_dec
         target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
         growth = (linear * target).sum() / linear.pow(2).sum().clamp_min(1e-12)
         growth = growth.abs().clamp_min(1e-3)

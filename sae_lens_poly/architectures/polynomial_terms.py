@@ -127,12 +127,14 @@ class PolynomialTerms(nn.Module, ABC):
     ) -> torch.Tensor:
         """Factor that brings what is raised to a power to a root mean square of 1, shape ()."""
 
-    @abstractmethod
+    @torch.no_grad()
     def rescale_latents_(self, factor: torch.Tensor) -> None:
         """Make the terms at ``z * factor`` what they were at ``z``; ``factor`` is (d_sae,).
 
-        The linear term is taken to stay what it was.
+        The linear term is taken to stay what it was. Terms with one ``code_scale`` for all
+        latents override this.
         """
+        self.code_scale.div_(factor.to(self.code_scale.dtype))
 
     @abstractmethod
     def output_factors(self) -> dict[int, torch.Tensor]:

@@ -54,16 +54,16 @@ class PolynomialTopKDictionary(PolynomialTrainingDictionary, TopKTrainingSAE):
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self._can_step_sparsely(x):
             return super().encode_with_hidden_pre(x)
+        norms = self.W_dec.norm(dim=-1) if self._norms_the_code else None
         with torch.no_grad():
             sae_in = self.process_sae_in(x)
             hidden_pre = self.hook_sae_acts_pre(torch.addmm(self.b_enc, sae_in, self.W_enc))
-            norms = self.W_dec.norm(dim=-1) if self._norms_the_code else None
             scores = hidden_pre if norms is None else hidden_pre * norms
             rows, cols = self.select(scores)
         b_dec = self.b_dec if self.cfg.apply_b_dec_to_input else None
         z = encode_sparsely(sae_in, hidden_pre, rows, cols, self.W_enc, self.b_enc, b_dec)
         if norms is not None:
-            z = scale_latents(z, self.W_dec.norm(dim=-1))
+            z = scale_latents(z, norms)
         return self.hook_sae_acts_post(map_active(z, torch.relu)), scores
 
     def _can_step_sparsely(self, x: torch.Tensor) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -13,7 +11,7 @@ from sae_lens_poly.architectures.polynomial_terms import (
     Directions,
     PolynomialTerms,
 )
-from sae_lens_poly.architectures.sparse_code import code_times, map_active, scale_latents
+from sae_lens_poly.architectures.sparse_code import code_times, map_active, power, scale_latents
 
 
 class PowerTerms(PolynomialTerms):
@@ -59,7 +57,7 @@ class PowerTerms(PolynomialTerms):
     ) -> dict[int, torch.Tensor]:
         scaled = map_active(scale_latents(z, self.code_scale[latents].to(z.dtype)), self.limit)
         return {
-            degree: code_times(map_active(scaled, _power(degree)), self.A[str(degree)][latents])
+            degree: code_times(power(scaled, degree), self.A[str(degree)][latents])
             for degree in self.ranks
         }
 
@@ -80,13 +78,5 @@ class PowerTerms(PolynomialTerms):
         mean_square = active.float().pow(2).sum() / active.count_nonzero().clamp_min(1)
         return 1 / mean_square.sqrt().clamp_min(1e-12)
 
-    @torch.no_grad()
-    def rescale_latents_(self, factor: torch.Tensor) -> None:
-        self.code_scale.div_(factor.to(self.code_scale.dtype))
-
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.B[str(degree)] for degree in self.ranks}
-
-
-def _power(degree: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda active: active.pow(degree)

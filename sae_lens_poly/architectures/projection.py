@@ -15,6 +15,11 @@ def positive_qr(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return q * signs, r * signs[:, None]
 
 
+def trained_size(n_rows: int) -> float:
+    """The norm of a trained column; see :class:`OrthonormalProjection`."""
+    return n_rows**0.5 / 4
+
+
 class OrthonormalProjection(AtLeastFloat32):
     """A matrix V with ``V^T V = I`` (PolySAE, Koromilas et al. 2026; its U).
 
@@ -43,7 +48,7 @@ class OrthonormalProjection(AtLeastFloat32):
         size: float | None = None,
     ) -> None:
         super().__init__()
-        self.size = n_rows**0.5 / 4 if size is None else size
+        self.size = trained_size(n_rows) if size is None else size
         at_least_float32 = torch.promote_types(dtype, torch.float32)
         self.weight = nn.Parameter(torch.empty(n_rows, rank, dtype=at_least_float32, device=device))
         self.register_buffer("constrained", torch.tensor(True, device=device))

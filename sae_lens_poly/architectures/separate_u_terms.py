@@ -65,9 +65,5 @@ class SeparateUTerms(PolynomialTerms):
     ) -> torch.Tensor:
         raise NotImplementedError("the separate-U form is for inference")
 
-    @torch.no_grad()
-    def rescale_latents_(self, factor: torch.Tensor) -> None:
-        self.code_scale.div_(factor.to(self.code_scale.dtype))
-
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.C[str(degree)] for degree in self.ranks}

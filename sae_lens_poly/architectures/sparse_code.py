@@ -186,6 +186,11 @@ def map_active(z: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> t
     return _coo(z.indices(), fn(z.values()), z.shape)
 
 
+def power(z: torch.Tensor, degree: int) -> torch.Tensor:
+    """A code elementwise to a power; a sparse code stays sparse."""
+    return map_active(z, lambda active: active.pow(degree))
+
+
 def scale_latents(z: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """``z * factor`` for a factor per latent, (d_sae,); a sparse code stays sparse."""
     if not z.is_sparse:

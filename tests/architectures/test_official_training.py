@@ -1,7 +1,7 @@
 """With the official options, training is the published update rule, step for step."""
 
 import torch
-from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 from tests.architectures.poly_saes import D_IN, D_SAE, K, activations, poly_sae
@@ -13,24 +13,14 @@ R2, R3 = 6, 4
 def trainer_of(sae):
     return SAETrainer(
         SAETrainerConfig(
-            n_checkpoints=0,
-            checkpoint_path=None,
-            save_final_checkpoint=False,
             total_training_samples=10**6,
-            device="cpu",
-            autocast=False,
             lr=LR,
             lr_end=LR,
-            lr_scheduler_name="constant",
-            lr_warm_up_steps=0,
             adam_beta1=BETA1,
             adam_beta2=BETA2,
-            lr_decay_steps=0,
-            n_restart_cycles=1,
             train_batch_size_samples=64,
             dead_feature_window=10**6,
             feature_sampling_window=10**6,
-            logger=LoggingConfig(log_to_wandb=False),
         ),
         sae,
         iter(()),
