@@ -3,10 +3,9 @@
 Importing this package registers its architectures with SAELens.
 """
 
-from sae_lens_poly.architectures.crosscoder import (
-    Crosscoder,
+from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoder_config import (
     CrosscoderConfig,
-    TrainingCrosscoder,
     TrainingCrosscoderConfig,
 )
 from sae_lens_poly.architectures.poly_batchtopk_sae import (
@@ -46,6 +45,7 @@ from sae_lens_poly.architectures.poly_topk_sae import (
     PolyTopKTrainingSAEConfig,
 )
 from sae_lens_poly.architectures.polynomial_config import OFFICIAL_OPTIONS
+from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.loading import load_stacked_model

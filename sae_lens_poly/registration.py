@@ -6,10 +6,9 @@ from typing import Any
 
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_poly.architectures.crosscoder import (
-    Crosscoder,
+from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoder_config import (
     CrosscoderConfig,
-    TrainingCrosscoder,
     TrainingCrosscoderConfig,
 )
 from sae_lens_poly.architectures.poly_batchtopk_sae import (
@@ -49,6 +48,7 @@ from sae_lens_poly.architectures.poly_topk_sae import (
     PolyTopKTrainingSAE,
     PolyTopKTrainingSAEConfig,
 )
+from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
 
 #: Architecture to (inference class, its config, training class, its config). BatchTopK and
 #: Matryoshka are exported as poly_jumprelu; their inference entry is for PolySAE's own files.

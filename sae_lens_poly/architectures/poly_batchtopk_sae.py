@@ -10,6 +10,7 @@ from typing_extensions import override
 from sae_lens_poly.architectures.poly_jumprelu_sae import PolyJumpReLUSAEConfig
 from sae_lens_poly.architectures.polynomial_config import PolynomialTrainingConfig
 from sae_lens_poly.architectures.polynomial_topk import PolynomialTopKDictionary, check_aux_k
+from sae_lens_poly.architectures.selection import batch_top_k
 
 
 @dataclass(kw_only=True)
@@ -43,11 +44,7 @@ class PolyBatchTopKTrainingSAE(PolynomialTopKDictionary, BatchTopKTrainingSAE):
 
     @override
     def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        flat = scores.relu().flatten()
-        n_kept = int(self.cfg.k * len(scores))
-        kept = torch.topk(flat, n_kept, sorted=False).indices.sort().values
-        d_sae = scores.shape[-1]
-        return kept // d_sae, kept % d_sae
+        return batch_top_k(scores, int(self.cfg.k * len(scores)))
 
     @override
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from sae_lens_poly.architectures.crosscoder import CrosscoderConfig, TrainingCrosscoderConfig
+from sae_lens_poly.architectures.crosscoder_config import (
+    CrosscoderConfig,
+    TrainingCrosscoderConfig,
+)
 from sae_lens_poly.architectures.polynomial_config import (
     PolynomialConfig,
     PolynomialTrainingConfig,
 )
+from sae_lens_poly.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -40,3 +44,15 @@ class TrainingPolyCrosscoderConfig(PolynomialTrainingConfig, TrainingCrosscoderC
     @classmethod
     def architecture(cls) -> str:
         return "poly_crosscoder"
+
+    @override
+    def check_polynomial(self) -> None:
+        super().check_polynomial()
+        if self.projection == "shared_u" and (
+            self.decoder_weights != "dense" or self.structure != "acausal"
+        ):
+            raise InputError(
+                "projection='shared_u' is a factored linear term of its own, for all hook points: "
+                f"with decoder_weights={self.decoder_weights!r} and structure={self.structure!r} "
+                "take projection='codes'"
+            )

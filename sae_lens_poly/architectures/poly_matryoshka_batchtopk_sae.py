@@ -14,7 +14,6 @@ from sae_lens_poly.architectures.poly_batchtopk_sae import (
     PolyBatchTopKTrainingSAE,
     PolyBatchTopKTrainingSAEConfig,
 )
-from sae_lens_poly.architectures.sparse_code import latent_range
 from sae_lens_poly.errors import InputError
 
 
@@ -54,8 +53,7 @@ class PolyMatryoshkaBatchTopKTrainingSAEConfig(
 class PolyMatryoshkaBatchTopKTrainingSAE(PolyBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE):
     """A Matryoshka BatchTopK SAE with a polynomial decoder, in training.
 
-    The reconstruction at every width is the polynomial of the first latents. What its terms are
-    made of is additive over latents, so that a level costs its own latents and no more.
+    The reconstruction at every width is the polynomial of the first latents.
     """
 
     cfg: PolyMatryoshkaBatchTopKTrainingSAEConfig
@@ -65,17 +63,10 @@ class PolyMatryoshkaBatchTopKTrainingSAE(PolyBatchTopKTrainingSAE, MatryoshkaBat
         self, feature_acts: torch.Tensor, include_outer_loss: bool = False
     ) -> Generator[tuple[int, torch.Tensor], None, None]:
         widths = self.cfg.matryoshka_widths
-        linear: dict[int, torch.Tensor] = {}
-        sums: dict[int, torch.Tensor] = {}
-        start = 0
-        for width in widths if include_outer_loss else widths[:-1]:
-            level = latent_range(feature_acts, start, width)
-            own_linear, own_sums = self._linear_and_sums(level, slice(start, width))
-            linear = {degree: linear.get(degree, 0) + own for degree, own in own_linear.items()}
-            sums = {degree: sums.get(degree, 0) + own for degree, own in own_sums.items()}
-            above = {} if self.polynomial is None else self.polynomial.terms(sums)
-            decoded = sum([*linear.values(), *above.values()], start=self.b_dec)
-            start = width
+        nested = self.nested_reconstructions(
+            feature_acts, widths if include_outer_loss else widths[:-1]
+        )
+        for width, decoded in nested:
             yield width, self.run_time_activation_norm_fn_out(decoded)
 
     @override

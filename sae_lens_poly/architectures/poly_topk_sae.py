@@ -13,6 +13,7 @@ from sae_lens_poly.architectures.polynomial_config import (
 )
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.architectures.polynomial_topk import PolynomialTopKDictionary, check_aux_k
+from sae_lens_poly.architectures.selection import top_k
 
 
 @dataclass(kw_only=True)
@@ -61,6 +62,4 @@ class PolyTopKTrainingSAE(PolynomialTopKDictionary):
 
     @override
     def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = torch.topk(scores, self.cfg.k, dim=-1, sorted=False).indices.sort(dim=-1).values
-        rows = torch.arange(len(scores), device=scores.device).repeat_interleave(self.cfg.k)
-        return rows, kept.flatten()
+        return top_k(scores, self.cfg.k)

@@ -8,6 +8,7 @@ stay SAELens'.
 from __future__ import annotations
 
 import copy
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -19,7 +20,11 @@ from typing_extensions import Self, override
 from sae_lens_poly.architectures.official_polysae import is_official
 from sae_lens_poly.architectures.polynomial_terms import PolynomialTerms
 from sae_lens_poly.architectures.shared_u_terms import SharedUTerms
-from sae_lens_poly.architectures.sparse_code import code_times, scale_latents
+from sae_lens_poly.architectures.sparse_code import (
+    code_times,
+    latent_range,
+    scale_latents,
+)
 from sae_lens_poly.errors import InputError
 
 
@@ -37,9 +42,16 @@ class PolynomialDictionary(SAE[Any]):
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
+        self._initialize_polynomial()
+
+    def _initialize_polynomial(self) -> None:
+        """The hook points of the terms, and the terms above degree 1."""
         self.hook_sae_a = HookPoint()
         self.hook_sae_y1, self.hook_sae_y2, self.hook_sae_y3 = (HookPoint() for _ in range(3))
-        self.polynomial = self.cfg.make_polynomial_terms(self.W_dec)
+        W_dec = self._parameters.get("W_dec")
+        if W_dec is None:  # a factored one is not made for its shape
+            W_dec = self.b_dec.expand(self.cfg.d_sae, -1)
+        self.polynomial = self.cfg.make_polynomial_terms(W_dec)
         if self.polynomial is not None and self.polynomial.owns_linear:
             del self._parameters["W_dec"]
             if not self.polynomial.official_init and not self.W_enc.is_meta:
@@ -96,13 +108,21 @@ class PolynomialDictionary(SAE[Any]):
         In the units of the weights: raw activations for an inference dictionary, possibly
         normalised ones for a dictionary in training. With ``b_dec`` they add up to it.
         """
+        terms = self._terms(feature_acts)
+        hooks = {1: self.hook_sae_y1, 2: self.hook_sae_y2, 3: self.hook_sae_y3}
+        return {degree: hooks[degree](term) for degree, term in sorted(terms.items())}
+
+    def _terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
         terms, sums = self._linear_and_sums(feature_acts)
         if self.polynomial is not None:
             if 1 in sums:
                 sums[1] = self.hook_sae_a(sums[1])
             terms |= self.polynomial.terms(sums)
-        hooks = {1: self.hook_sae_y1, 2: self.hook_sae_y2, 3: self.hook_sae_y3}
-        return {degree: hooks[degree](term) for degree, term in sorted(terms.items())}
+        return terms
+
+    def linear_term(self, code: torch.Tensor, latents: slice = slice(None)) -> torch.Tensor:
+        """``code @ W_dec`` for the codes (..., n) of ``latents``."""
+        return code_times(code, self.W_dec[latents])
 
     def _linear_and_sums(
         self, feature_acts: torch.Tensor, latents: slice = slice(None)
@@ -118,11 +138,31 @@ class PolynomialDictionary(SAE[Any]):
         if self.polynomial is not None and self.polynomial.owns_linear:
             code = self.linear_code(feature_acts, latents)
             return {}, self.polynomial.sums(code, code, self.latent_directions, latents)
-        linear = code_times(self.linear_code(feature_acts, latents), self.W_dec[latents])
+        linear = self.linear_term(self.linear_code(feature_acts, latents), latents)
         if self.polynomial is None:
             return {1: linear}, {}
         sums = self.polynomial.sums(feature_acts, linear, self.latent_directions, latents)
         return {1: linear}, sums
+
+    def nested_reconstructions(
+        self, feature_acts: torch.Tensor, widths: list[int]
+    ) -> Generator[tuple[int, torch.Tensor], None, None]:
+        """What the first latents alone reconstruct, for each width: Matryoshka's levels.
+
+        What the terms are made of is additive over latents, so that a level costs its own
+        latents and no more.
+        """
+        linear: dict[int, torch.Tensor] = {}
+        sums: dict[int, torch.Tensor] = {}
+        start = 0
+        for width in widths:
+            level = latent_range(feature_acts, start, width)
+            own_linear, own_sums = self._linear_and_sums(level, slice(start, width))
+            linear = {degree: linear.get(degree, 0) + own for degree, own in own_linear.items()}
+            sums = {degree: sums.get(degree, 0) + own for degree, own in own_sums.items()}
+            above = {} if self.polynomial is None else self.polynomial.terms(sums)
+            yield width, sum([*linear.values(), *above.values()], start=self.b_dec)
+            start = width
 
     def reconstruct(self, feature_acts: torch.Tensor) -> torch.Tensor:
         """Decode (..., d_sae) to (..., d_in) in the units of the weights."""
@@ -223,7 +263,7 @@ class PolynomialTrainingDictionary(PolynomialDictionary, TrainingSAE[Any]):
         z = self.encode(x)
         linear_code = self.linear_code(z)
         code = linear_code if self.polynomial.owns_linear else z
-        linear = linear_code @ self.W_dec
+        linear = self.linear_term(linear_code)
         target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
         growth = (linear * target).sum() / linear.pow(2).sum().clamp_min(1e-12)
         growth = growth.abs().clamp_min(1e-3)

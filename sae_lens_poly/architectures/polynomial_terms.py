@@ -23,7 +23,7 @@ from sae_lens_poly.errors import InputError
 #: sinks are a hundred times the norm of others) would else end at its cube.
 CODE_LIMIT = 10.0
 
-#: All latents.
+#: All latents, or all columns of the output.
 ALL = slice(None)
 
 #: Computes the linear decoder per unit of each feature activation, (d_sae, d_in).
@@ -95,8 +95,13 @@ class PolynomialTerms(nn.Module, ABC):
         """
 
     @abstractmethod
-    def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """The contribution (..., d_in) of each degree above 1, by degree."""
+    def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
+        """The contribution of each degree above 1, by degree.
+
+        Args:
+            sums: As :meth:`sums` gives them, (..., rank).
+            outputs: Which of the d_in columns are wanted.
+        """
 
     def pair_factors(
         self, directions: Directions

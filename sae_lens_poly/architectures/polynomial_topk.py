@@ -12,7 +12,7 @@ from typing_extensions import override
 from sae_lens_poly.architectures.aux_k import aux_k_loss
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialTrainingDictionary
 from sae_lens_poly.architectures.sparse_code import (
-    SPARSE_DTYPES,
+    can_use_sparse_codes,
     encode_sparsely,
     map_active,
     scale_latents,
@@ -67,16 +67,7 @@ class PolynomialTopKDictionary(PolynomialTrainingDictionary, TopKTrainingSAE):
         return self.hook_sae_acts_post(map_active(z, torch.relu)), scores
 
     def _can_step_sparsely(self, x: torch.Tensor) -> bool:
-        return (
-            self.cfg.use_sparse_activations
-            and not torch.compiler.is_compiling()
-            and torch.is_grad_enabled()
-            and x.ndim == 2
-            and not x.requires_grad
-            and self.dtype in SPARSE_DTYPES
-            and not torch.is_autocast_enabled(x.device.type)
-            and not (self.hook_sae_input.has_hooks() or self.hook_sae_acts_pre.has_hooks())
-        )
+        return self.cfg.use_sparse_activations and can_use_sparse_codes(self, x)
 
     @override
     def calculate_topk_aux_loss(
@@ -99,5 +90,10 @@ class PolynomialTopKDictionary(PolynomialTrainingDictionary, TopKTrainingSAE):
                 dead_pre = dead_pre * directions.norm(dim=-1)
         if self._norms_the_code:
             directions = directions / directions.norm(dim=-1, keepdim=True)
-        loss = aux_k_loss(sae_in - sae_out, dead_pre, directions, max(1, sae_in.shape[-1] // 2))
+        loss = aux_k_loss(
+            sae_in - sae_out,
+            dead_pre,
+            lambda kept: kept @ directions,
+            max(1, sae_in.shape[-1] // 2),
+        )
         return self.cfg.aux_loss_coefficient * loss

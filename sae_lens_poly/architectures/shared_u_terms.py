@@ -86,10 +86,10 @@ class SharedUTerms(InteractionTerms):
         """All R1 numbers ``c z U``: the linear term is made of them too."""
         return code_times(z, (self.code_scale * self.projection.V[latents]).to(z.dtype))
 
-    def terms(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        terms = {1: sums[1] @ self.C1 / self.code_scale.to(self.C1.dtype)}
+    def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
+        terms = {1: sums[1] @ self.C1[:, outputs] / self.code_scale.to(self.C1.dtype)}
         if self.ranks:
-            above = super().terms({**sums, 1: sums[1][..., : self.rank]})
+            above = super().terms({**sums, 1: sums[1][..., : self.rank]}, outputs)
             terms |= {degree: self.lambdas[str(degree)] * y for degree, y in above.items()}
         return terms
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sae_lens.saes.sae import SAE
 from torch.autograd.function import once_differentiable
 
 # One product is a CSR one, and torch announces that on first use. The tests pin its numbers.
@@ -110,7 +111,10 @@ class _CodeTimesDense(torch.autograd.Function):
 
 
 class _ActivePreActivations(torch.autograd.Function):
-    """Entries of ``(x - b_dec) W_enc + b_enc`` that were computed already, with their gradient."""
+    """Entries of ``sae_in W_enc + b_enc`` that were computed already, with their gradient.
+
+    ``sae_in`` is ``seen * (x - b_dec)``, or comes with a gradient of its own.
+    """
 
     @staticmethod
     def forward(
@@ -120,9 +124,10 @@ class _ActivePreActivations(torch.autograd.Function):
         W_enc: torch.Tensor,
         b_enc: torch.Tensor,
         b_dec: torch.Tensor | None,
+        seen: torch.Tensor | None,
         pattern: ActivePattern,
     ) -> torch.Tensor:
-        ctx.pattern = pattern
+        ctx.pattern, ctx.seen = pattern, seen
         ctx.save_for_backward(sae_in, W_enc)
         return values.clone()
 
@@ -134,9 +139,27 @@ class _ActivePreActivations(torch.autograd.Function):
         pattern: ActivePattern = ctx.pattern
         grad_W_enc = pattern.transposed_times(grad, sae_in).T
         grad_b_enc = grad.new_zeros(pattern.shape[1]).index_add_(0, pattern.cols, grad)
-        # The input enters through b_dec alone, and b_dec is the same for all tokens.
-        grad_b_dec = -(W_enc @ grad_b_enc) if ctx.needs_input_grad[4] else None
-        return None, None, grad_W_enc, grad_b_enc, grad_b_dec, None
+        grad_sae_in = pattern.times(grad, W_enc.T) if ctx.needs_input_grad[1] else None
+        grad_b_dec = None
+        if ctx.needs_input_grad[4]:
+            grad_b_dec = -_times_b_enc_gradient(W_enc, grad, grad_b_enc, ctx.seen, pattern)
+        return None, grad_sae_in, grad_W_enc, grad_b_enc, grad_b_dec, None, None
+
+
+def _times_b_enc_gradient(
+    W_enc: torch.Tensor,
+    grad: torch.Tensor,
+    grad_b_enc: torch.Tensor,
+    seen: torch.Tensor | None,
+    pattern: ActivePattern,
+) -> torch.Tensor:
+    """``sum_t seen_t * (W_enc grad_t)``, (d_in,): b_dec is the same for all tokens that see it."""
+    if seen is None:
+        return W_enc @ grad_b_enc
+    per_part = grad.new_zeros(pattern.shape[1], seen.shape[1])
+    per_part.index_add_(0, pattern.cols, grad[:, None] * seen[pattern.rows].to(grad.dtype))
+    parts = W_enc.unflatten(0, (seen.shape[1], -1))
+    return torch.einsum("ldf,fl->ld", parts, per_part).flatten()
 
 
 def encode_sparsely(
@@ -147,21 +170,25 @@ def encode_sparsely(
     W_enc: torch.Tensor,
     b_enc: torch.Tensor,
     b_dec: torch.Tensor | None,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The pre-activations of chosen entries, as a sparse tensor with gradients.
 
     Args:
-        sae_in: What W_enc is applied to, (n, d_in), without gradient.
+        sae_in: What W_enc is applied to, (n, d_in). Its gradient is taken if it asks for one.
         hidden_pre: ``sae_in @ W_enc + b_enc``, (n, d_sae), computed without gradient.
         rows: Tokens of the entries, ascending, (nnz,).
         cols: Latents of the entries, ascending within a token, (nnz,).
         W_enc: Shape (d_in, d_sae).
         b_enc: Shape (d_sae,).
-        b_dec: What was subtracted from the input to get ``sae_in``, (d_in,); None: nothing.
+        b_dec: What was subtracted from the input to get ``sae_in``, (d_in,); None: nothing that
+            needs a gradient here.
+        seen: 1 where a token's ``sae_in`` has a part of the input, 0 where it has zeros instead,
+            (n, n_parts), parts of equal width; None: all of it.
     """
     shape = (hidden_pre.shape[0], hidden_pre.shape[1])
     values = _ActivePreActivations.apply(
-        hidden_pre[rows, cols], sae_in, W_enc, b_enc, b_dec, ActivePattern(rows, cols, shape)
+        hidden_pre[rows, cols], sae_in, W_enc, b_enc, b_dec, seen, ActivePattern(rows, cols, shape)
     )
     return _coo(torch.stack([rows, cols]), values, shape)
 
@@ -212,4 +239,21 @@ def latent_range(z: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 def _coo(indices: torch.Tensor, values: torch.Tensor, shape: Any) -> torch.Tensor:
     return torch.sparse_coo_tensor(
         indices, values, shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def can_use_sparse_codes(sae: SAE[Any], x: torch.Tensor) -> bool:
+    """Whether a step on ``x`` can go by :func:`encode_sparsely` instead of the dense product.
+
+    Not under ``torch.compile`` (which takes no sparse tensors), under autocast or in half
+    precision, nor where a hook wants to see or change what the dense encoder computes.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch.is_grad_enabled()
+        and x.ndim == 2
+        and not x.requires_grad
+        and sae.dtype in SPARSE_DTYPES
+        and not torch.is_autocast_enabled(x.device.type)
+        and not (sae.hook_sae_input.has_hooks() or sae.hook_sae_acts_pre.has_hooks())
     )

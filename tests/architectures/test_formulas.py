@@ -10,7 +10,7 @@ from sae_lens_poly.architectures.interaction_terms import (
 )
 from sae_lens_poly.architectures.polynomial_terms import CODE_LIMIT
 from sae_lens_poly.architectures.power_terms import PowerTerms
-from sae_lens_poly.architectures.sparsifiers import BatchTopKSparsifier
+from sae_lens_poly.architectures.sparsifiers.batch_topk import BatchTopKSparsifier
 from tests.architectures.dictionaries import (
     D_MODEL,
     D_SAE,
@@ -129,8 +129,9 @@ def test_loss_is_the_error_summed_over_hook_points_plus_auxk():
         for a, b in zip(hooks_of(target), hooks_of(recon), strict=True)
     )
     aux = torch.zeros(())
+    norms = sum(w.pow(2).sum(-1).sqrt() for w in hooks_of(sae.W_dec))
     for t in range(len(x)):
-        best = sorted(range(5), key=lambda j: -pre[t, j])[:3]
+        best = sorted(range(5), key=lambda j: float(-pre[t, j] * norms[j]))[:3]
         guess = sum(pre[t, j] * sae.W_dec[j] for j in best)
         aux = aux + ((guess - (target[t] - recon[t])) ** 2).sum() / len(x)
     torch.testing.assert_close(output.losses["mse_loss"], mse)
@@ -183,11 +184,11 @@ def test_threshold_is_a_mean_then_a_moving_average():
     expected = 0.0
     for n, lowest in enumerate([5.0, 1.0, 3.0, 2.0, 8.0, 4.0], start=1):
         codes = torch.tensor([[lowest, 0.0], [lowest + 1, 0.0]])
-        sparsifier.update_threshold_(codes)
+        sparsifier.update_(codes)
         weight = max(1 / n, 0.25)
         expected = (1 - weight) * expected + weight * lowest
         assert sparsifier.threshold.item() == pytest.approx(expected)
-    sparsifier.update_threshold_(torch.zeros(2, 2))  # nothing active: nothing learned
+    sparsifier.update_(torch.zeros(2, 2))  # nothing active: nothing learned
     assert sparsifier.threshold.item() == pytest.approx(expected)
     norms = torch.tensor([0.5, 2.0])
     torch.testing.assert_close(sparsifier.latent_thresholds(2, norms), sparsifier.threshold / norms)

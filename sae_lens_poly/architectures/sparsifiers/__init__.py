@@ -1,0 +1,1 @@
+"""Sparsifiers: which latents stay active in a batch, and by which threshold at inference."""

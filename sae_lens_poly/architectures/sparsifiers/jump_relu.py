@@ -1,0 +1,91 @@
+"""JumpReLU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from sae_lens.saes.jumprelu_sae import JumpReLU, JumpReLUTrainingSAE
+from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
+from torch import nn
+
+from sae_lens_poly.architectures.sparsifiers.base import Sparsifier, score
+
+
+class JumpReLUSparsifier(Sparsifier):
+    """A trained threshold per latent, on its score (Rajamanoharan et al. 2024).
+
+    SAELens' function, its straight-through gradients and its losses (``step``, ``tanh``,
+    ``quadratic``, and the one on pre-activations of dead latents); where they weight by the
+    decoder norm, it is the sum over hook points.
+
+    Args:
+        cfg: The fields ``jumprelu_*``, ``l0_*``, ``pre_act_loss_coefficient`` and ``target_l0``
+            of SAELens' JumpReLUTrainingSAEConfig.
+        d_sae: Number of latents.
+    """
+
+    threshold: nn.Parameter
+    """Threshold on the score of each latent, (d_sae,)."""
+
+    def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.cfg = cfg
+        start = torch.full((d_sae,), cfg.jumprelu_init_threshold, device=device)
+        self.threshold = nn.Parameter(start)
+
+    def prepare_(self, step: int) -> None:
+        with torch.no_grad():  # below zero the gate would let negative pre-activations pass
+            self.threshold.clamp_(min=0.0)
+
+    def forward(
+        self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        gated = JumpReLU.apply(
+            score(hidden_pre, latent_norms),
+            self.threshold.to(hidden_pre.dtype),
+            self.cfg.jumprelu_bandwidth,
+            self.cfg.jumprelu_ste_to_input,
+        )
+        return gated if latent_norms is None else gated / latent_norms.to(gated.dtype)
+
+    def latent_thresholds(
+        self, d_sae: int, latent_norms: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        threshold = self.threshold.detach().clamp_min(0.0)
+        if latent_norms is None:
+            return threshold.clone()
+        return threshold / latent_norms.to(threshold.dtype).clamp_min(1e-12)
+
+    def coefficients(self) -> dict[str, float | TrainCoefficientConfig]:
+        return {"l0": TrainCoefficientConfig(self.cfg.l0_coefficient, self.cfg.l0_warm_up_steps)}
+
+    def losses(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        latent_norms: torch.Tensor | None,
+        decoder_norms: Callable[[], torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        # SAELens' method reads four attributes of its dictionary, and of W_dec the row norms
+        # alone. Scores are weighted by the norms already.
+        if latent_norms is None:
+            weights = decoder_norms().sum(dim=-1)
+        else:
+            weights = hidden_pre.new_ones(len(self.threshold))
+        dictionary: Any = SimpleNamespace(
+            cfg=self.cfg,
+            threshold=self.threshold,
+            bandwidth=self.cfg.jumprelu_bandwidth,
+            W_dec=weights[:, None],
+        )
+        return JumpReLUTrainingSAE.calculate_aux_loss(
+            dictionary,
+            step_input,
+            score(feature_acts, latent_norms),
+            score(hidden_pre, latent_norms),
+            feature_acts,
+        )

@@ -1,0 +1,173 @@
+"""A crosscoder as the papers define it: dense tensors, one hook point after the other, float64.
+
+Differentiable in the dictionary's own weights, so that gradients can be compared too.
+"""
+
+import torch
+
+from sae_lens_poly.architectures.interaction_terms import CodeInteractions, InteractionTerms
+
+DEGREE_SUM = {2: 3, 3: 15}
+
+
+def dense_tensor(form, factors, dense):
+    """W (L, d, F): as it is, or put together from the factors by the formula of its form."""
+    if form == "dense":
+        return dense
+    A, B, C = factors.activation, factors.latent, factors.hook
+    if form == "cp":
+        return torch.einsum("ar,ir,lr->lai", A, B, C)
+    R3 = C.shape[1]
+    return torch.einsum("apq,iqr,lrp->lai", A, B.unflatten(1, (-1, R3)), C)
+
+
+def sets_of(cfg):
+    """What each latent reads and writes, two (F, L) matrices of 0 and 1."""
+    L, F = cfg.n_hooks, cfg.d_sae
+    if cfg.structure == "acausal":
+        groups = [(set(range(L)), set(range(L)))]
+    elif cfg.structure == "weakly_causal":
+        groups = [({h}, set(range(h, L))) for h in range(L)]
+    elif cfg.structure == "strictly_causal":
+        groups = [({h}, set(range(h + 1, L))) for h in range(L - 1)]
+    else:  # the one free structure that the tests use: a transcoder from the first to the rest
+        assert (cfg.reads, cfg.writes) == ("0", f"1..{L - 1}")
+        groups = [({0}, set(range(1, L)))]
+    reads, writes = torch.zeros(F, L, dtype=torch.double), torch.zeros(F, L, dtype=torch.double)
+    for i in range(F):
+        group = next(g for g in range(len(groups)) if i < F * (g + 1) // len(groups))
+        for h in groups[group][0]:
+            reads[i, h] = 1
+        for h in groups[group][1]:
+            writes[i, h] = 1
+    return reads, writes
+
+
+class Reference:
+    """Reads the weights of a training crosscoder and does everything else by itself."""
+
+    def __init__(self, sae):
+        self.sae, cfg = sae, sae.cfg
+        self.L, self.d, self.F = cfg.n_hooks, cfg.d_in // cfg.n_hooks, cfg.d_sae
+        self.reads, self.writes = sets_of(cfg)
+        own = dict(sae.named_parameters())
+        dense_enc = own["W_enc"].view(self.L, self.d, self.F) if "W_enc" in own else None
+        dense_dec = own["W_dec"].view(self.F, self.L, self.d) if "W_dec" in own else None
+        if dense_dec is not None:
+            dense_dec = dense_dec.permute(1, 2, 0)
+        enc = dense_tensor(cfg.encoder_weights, sae.encoder_factors, dense_enc)
+        dec = dense_tensor(cfg.decoder_weights, sae.decoder_factors, dense_dec)
+        self.W_enc = enc * self.reads.T[:, None, :]
+        self.W_dec = dec * self.writes.T[:, None, :]
+        self.b_dec = sae.b_dec.view(self.L, self.d)
+        self.scale = sae.hook_scales.scale
+
+    def norms(self):
+        """sum_l ||W_dec,i^l|| where scores use it, (F,)."""
+        if not self.sae.cfg.score_by_decoder_norm:
+            return torch.ones(self.F, dtype=torch.double)
+        return self.W_dec.detach().pow(2).sum(1).sqrt().sum(0)
+
+    def pre_activations(self, x, seen=None):
+        x = x.view(-1, self.L, self.d) * self.scale[:, None]
+        if self.sae.cfg.apply_b_dec_to_input:
+            x = x - self.b_dec
+        if seen is not None:
+            x = x * seen[..., None]
+        return torch.einsum("tla,lai->ti", x, self.W_enc) + self.sae.b_enc
+
+    def codes(self, pre, k=None):
+        """What training keeps of the pre-activations; JumpReLU by SAELens' own tests."""
+        cfg = self.sae.cfg
+        scores = (pre * self.norms()).detach()
+        k = cfg.k if k is None else k
+        if cfg.sparsifier == "relu":
+            active = pre > 0
+        elif cfg.sparsifier == "jumprelu":
+            active = scores > self.sae.sparsifier.threshold
+        elif cfg.sparsifier == "topk":
+            cut = scores.sort(dim=1, descending=True).values[:, int(k) - 1 : int(k)]
+            active = (scores >= cut) & (pre > 0)
+        else:
+            cut = scores.flatten().sort(descending=True).values[int(k * len(pre)) - 1]
+            active = (scores >= cut) & (pre > 0)
+        return pre * active
+
+    def reconstruct(self, z, width=None):
+        """(n, L, d), from the first ``width`` latents."""
+        keep = torch.arange(self.F) < (self.F if width is None else width)
+        z = z * keep
+        linear = torch.einsum("ti,lai->tla", z, self.W_dec)
+        hooks = [
+            linear[:, h] + self.b_dec[h] + self.polynomial(z * self.writes[:, h], linear, h)
+            for h in range(self.L)
+        ]
+        return torch.stack(hooks, dim=1)
+
+    def polynomial(self, z, linear, hook):
+        """The terms of degree 2 and 3 at one hook point, from the latents that write it."""
+        terms = self.sae.polynomial
+        out = torch.zeros(len(z), self.d, dtype=torch.double)
+        if terms is None:
+            return out
+        at = slice(hook * self.d, (hook + 1) * self.d)
+        limit = terms.code_limit
+        if isinstance(terms, InteractionTerms):
+            V = terms.projection.V
+            if isinstance(terms, CodeInteractions):
+                Q = terms.code_scale[:, None] * V
+            else:
+                Q = self.W_dec.permute(2, 0, 1).reshape(self.F, -1) @ (terms.code_scale * V)
+            a = z @ Q
+            held = (limit * terms.rank**0.5 / a.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(
+                max=1
+            )
+            for degree, rank in terms.ranks.items():
+                product = (a * held)[:, :rank] ** degree
+                if not terms.self_terms:
+                    own = (z * held)[:, :, None] * Q[:, :rank]
+                    s1, s2, s3 = (own.pow(p).sum(1) for p in (1, 2, 3))
+                    product = s1**2 - s2 if degree == 2 else s1**3 - 3 * s1 * s2 + 2 * s3
+                gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
+                out = out + gain * product @ terms.C[str(degree)][:, at]
+        else:
+            u = (z * terms.code_scale).clamp(-limit, limit)
+            for degree in terms.ranks:
+                W = terms.A[str(degree)] @ terms.B[str(degree)][:, at]
+                out = out + u**degree @ W
+        return out
+
+    def losses(self, x, seen, dead, coefficients):
+        """All losses of a training step."""
+        cfg = self.sae.cfg
+        written = self.writes.amax(0)[:, None]
+        target = x.view(-1, self.L, self.d) * self.scale[:, None] * written
+        pre = self.pre_activations(x, seen)
+        z = self.codes(pre)
+        recon = self.reconstruct(z) * written
+        losses = {"mse_loss": (recon - target).pow(2).sum((1, 2)).mean()}
+        for width in cfg.matryoshka_widths:
+            if width < self.F:
+                inner = (self.reconstruct(z, width) - target).pow(2).sum((1, 2)).mean()
+                losses[f"inner_mse_loss_{width}"] = inner
+        if cfg.sparsifier == "relu":
+            norms = self.W_dec.pow(2).sum(1)
+            weights = {
+                "l1_of_norms": lambda: norms.clamp_min(1e-300).sqrt().sum(0),
+                "l2_of_norms": lambda: norms.sum(0).sqrt(),
+            }[cfg.sparsity_penalty]()
+            losses["l1_loss"] = coefficients["l1"] * (z * weights).sum(1).mean()
+        if cfg.aux_loss_coefficient and dead.any():
+            losses["auxiliary_reconstruction_loss"] = self.aux_k(pre, target - recon, dead)
+        return losses
+
+    def aux_k(self, pre, residual, dead):
+        cfg = self.sae.cfg
+        scores = pre[:, dead] * self.norms()[dead]
+        k_aux = cfg.k_aux or max(1, self.d // 2)
+        n_kept = min(k_aux, int(dead.sum()))
+        cut = scores.sort(dim=1, descending=True).values[:, n_kept - 1 : n_kept]
+        kept = pre[:, dead] * (scores >= cut)
+        guess = torch.einsum("ti,lai->tla", kept, self.W_dec[..., dead])
+        loss = (guess - residual.detach()).pow(2).sum((1, 2)).mean()
+        return cfg.aux_loss_coefficient * min(int(dead.sum()) / k_aux, 1) * loss
