@@ -33,6 +33,7 @@ usage: python -m sae_lens_poly train [flags]      train a dictionary and print i
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
   --hook_name      may name several hook points: "blocks.{2..9}.hook_resid_post"
+  --model_name     may name several models, "a,b", to tell them apart by one crosscoder
   --d_in, --n_hooks are filled in from the model
   --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder
 """
@@ -89,6 +90,7 @@ def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
     if "n_hooks" not in fields:
         defaults["hook_name"] = SINGLE_HOOK_NAME
     n_hooks = len(expand_hook_names(_value_of(flags, "hook_name", defaults["hook_name"])))
+    n_hooks *= len(model_name.split(","))
     defaults["d_in"] = str(n_hooks * _UNKNOWN_WIDTH)
     if "n_hooks" in fields:
         defaults["n_hooks"] = str(n_hooks)

@@ -4,10 +4,17 @@ The encoder and the decoder of a crosscoder are tensors W over dimension a of th
 latent i and hook point l. A factored form has ``W[l, a, i] = sum_q B[i, q] M[q, l, a]``: a latent
 is ``B_i``, Q numbers, and M, the basis, is made of what is left of the factors. Reading is ``x M``
 and then a product with B; writing is the transpose. The dense tensor is never made.
+
+The formulas of the forms are multiplied by a constant, ``gain = n_hooks * d_model / sqrt(S)`` with
+S the number of products that add up to an entry. With it the entries of all factors have the size
+of those of a dense tensor, ``1 / sqrt(n_hooks * d_model)`` for latents of norm 1. Adam moves every
+entry by about the learning rate, so one that suits dense weights suits factored ones; without it,
+theirs is several times higher. (See benchmarks/crosscoder_settings.py for what was measured.)
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -25,6 +32,9 @@ class FactoredWeights(nn.Module, ABC):
         d_sae: Number of latents F.
         ranks: As the subclass says.
     """
+
+    #: Size of the entries of the hook points' factor against the activation's; measured.
+    IMBALANCE = 3.0
 
     #: How many ranks the form has.
     n_ranks: int
@@ -48,6 +58,7 @@ class FactoredWeights(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.n_hooks, self.d_model, self.d_sae, self.ranks = n_hooks, d_model, d_sae, ranks
+        self.gain = n_hooks * d_model / math.prod(ranks) ** 0.5
         shapes = self.shapes(n_hooks, d_model, d_sae, ranks)
         for name, shape in shapes.items():
             factor = torch.empty(shape, dtype=dtype, device=device)
@@ -67,8 +78,12 @@ class FactoredWeights(nn.Module, ABC):
         """Shapes of the factors ``activation``, ``latent`` and ``hook``."""
 
     @abstractmethod
+    def combine(self) -> torch.Tensor:
+        """The factors A and C combined, (Q, n_hooks, d_model)."""
+
     def basis(self) -> torch.Tensor:
         """M, (Q, n_hooks, d_model)."""
+        return self.gain * self.combine()
 
     def read(self, x: torch.Tensor, hooks: torch.Tensor | None = None) -> torch.Tensor:
         """Activations (..., n_hooks * d_model) in rank space, (..., Q).
@@ -116,16 +131,18 @@ class FactoredWeights(nn.Module, ABC):
 
     @torch.no_grad()
     def balance_(self, stack_norm: float) -> None:
-        """Give every latent this norm over the stack, with entries of one size in all factors.
+        """Give every latent this norm over the stack, and the factors their sizes.
 
-        Adam moves every entry by about the learning rate. With one size for all, no factor is
-        shaken while another stands still.
+        Entries of the latents' factor are 9 times smaller than those of the hook points', which
+        Adam therefore turns 9 times as slowly; those of the activation's lie between. All the
+        latents hang on the other two factors.
         """
+        wanted = {"activation": 1.0, "latent": 1 / self.IMBALANCE, "hook": self.IMBALANCE}
+        entry = stack_norm ** (1 / 3) / (self.n_hooks * self.d_model) ** 0.5
+        for name, relative in wanted.items():
+            factor = getattr(self, name)
+            factor.mul_(relative * entry / factor.pow(2).mean().sqrt())
         self.scale_latents_(stack_norm / self.stack_norms().clamp_min(1e-12))
-        sizes = torch.stack([factor.pow(2).mean().sqrt() for factor in self.parameters()])
-        common = sizes.log().mean().exp()
-        for factor, size in zip(self.parameters(), sizes, strict=True):
-            factor.mul_(common / size)
 
     @torch.no_grad()
     def copy_from_(self, other: FactoredWeights) -> None:
@@ -135,7 +152,10 @@ class FactoredWeights(nn.Module, ABC):
 
 
 class CPWeights(FactoredWeights):
-    """``W[l, a, i] = sum_r A[a, r] B[i, r] C[l, r]``, one rank R (fmxcoder, Demou et al. 2026)."""
+    """``W[l, a, i] = gain sum_r A[a, r] B[i, r] C[l, r]``, one rank R.
+
+    fmxcoder (Demou et al. 2026, arXiv 2605.09438), the variant of its appendix.
+    """
 
     n_ranks = 1
 
@@ -146,12 +166,12 @@ class CPWeights(FactoredWeights):
         (R,) = ranks
         return {"activation": (d_model, R), "latent": (d_sae, R), "hook": (n_hooks, R)}
 
-    def basis(self) -> torch.Tensor:
+    def combine(self) -> torch.Tensor:
         return torch.einsum("ar,lr->rla", self.activation, self.hook)
 
 
 class TensorRingWeights(FactoredWeights):
-    """``W[l, a, i] = Tr(A[a] B[i] C[l])``, A[a] (R1, R2), B[i] (R2, R3), C[l] (R3, R1).
+    """``W[l, a, i] = gain Tr(A[a] B[i] C[l])``, A[a] (R1, R2), B[i] (R2, R3), C[l] (R3, R1).
 
     fmxcoder (Demou et al. 2026, arXiv 2605.09438), its main form; the order of the bonds is ours.
     """
@@ -169,7 +189,7 @@ class TensorRingWeights(FactoredWeights):
             "hook": (n_hooks, R3, R1),
         }
 
-    def basis(self) -> torch.Tensor:
+    def combine(self) -> torch.Tensor:
         return torch.einsum("apq,lrp->qrla", self.activation, self.hook).flatten(0, 1)
 
 

@@ -12,11 +12,13 @@ from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME, load_embedded_mode
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.models.stacked_models import StackedModels, distinct_names
 
 
 def guess_model_class(model_name: str) -> str:
     """The ``model_class_name`` for a model: local Hugging Face folders are not TransformerLens'."""
-    is_folder = (Path(model_name) / "config.json").is_file()
+    first = model_name.split(",")[0].strip()
+    is_folder = (Path(first) / "config.json").is_file()
     return "AutoModelForCausalLM" if is_folder else "HookedTransformer"
 
 
@@ -31,7 +33,8 @@ def load_stacked_model(
 
     Args:
         model_name: ``stdlib-6l`` (the embedded model), or what SAELens takes for
-            ``model_class_name``: a TransformerLens name, a hub repository, a local folder.
+            ``model_class_name``: a TransformerLens name, a hub repository, a local folder. Several
+            of them, separated by commas, are stacked too (model diffing).
         hook_name: Hook points, for example ``blocks.{2..9}.hook_resid_post``.
         model_class_name: ``HookedTransformer``, ``AutoModelForCausalLM`` or ``HookedMamba``;
             None: :func:`guess_model_class`.
@@ -39,6 +42,15 @@ def load_stacked_model(
     Raises:
         InputError: If the model or a hook point cannot be found.
     """
+    several = [name.strip() for name in model_name.split(",")]
+    if len(several) > 1:
+        models = [
+            load_stacked_model(
+                name, hook_name, model_class_name, device, model_from_pretrained_kwargs
+            ).model
+            for name in several
+        ]
+        return StackedModels(models, hook_name, distinct_names(several))
     hook_names = expand_hook_names(hook_name)
     try:
         model = _load(

@@ -123,10 +123,17 @@ class StackedHooks(HookedRootModule):
         gather_kwargs = {k: v for k, v in kwargs.items() if k not in _OUTPUT_ARGUMENTS}
         with self.model.hooks(fwd_hooks=real):
             stacked = self.gather(tokens, **gather_kwargs)
-        for fn in virtual:
+        stacked = self.apply_functions(stacked, virtual)
+        return self.splice(tokens, stacked, *args, fwd_hooks=real, **kwargs)
+
+    def apply_functions(
+        self, stacked: torch.Tensor, functions: Sequence[HookFunction]
+    ) -> torch.Tensor:
+        """The virtual activation after hook functions, which may change it or return another."""
+        for fn in functions:
             changed = fn(stacked, hook=self.virtual_hook)
             stacked = stacked if changed is None else changed
-        return self.splice(tokens, stacked, *args, fwd_hooks=real, **kwargs)
+        return stacked
 
     def splice(
         self,

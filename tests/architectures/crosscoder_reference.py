@@ -15,10 +15,12 @@ def dense_tensor(form, factors, dense):
     if form == "dense":
         return dense
     A, B, C = factors.activation, factors.latent, factors.hook
+    L, d = C.shape[0], A.shape[0]
+    gain = L * d / torch.tensor(factors.ranks).double().prod().sqrt()
     if form == "cp":
-        return torch.einsum("ar,ir,lr->lai", A, B, C)
+        return gain * torch.einsum("ar,ir,lr->lai", A, B, C)
     R3 = C.shape[1]
-    return torch.einsum("apq,iqr,lrp->lai", A, B.unflatten(1, (-1, R3)), C)
+    return gain * torch.einsum("apq,iqr,lrp->lai", A, B.unflatten(1, (-1, R3)), C)
 
 
 def sets_of(cfg):

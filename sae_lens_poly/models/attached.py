@@ -1,0 +1,235 @@
+"""A crosscoder in a running model: splicing, steering and ablating latents."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformer_lens.hook_points import HookedRootModule
+
+from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks
+
+
+@dataclass(frozen=True)
+class LatentEdit:
+    """A change of one latent's activation, at all positions; see :func:`add` and :func:`clamp`."""
+
+    latent: int
+    value: float
+    kind: Literal["add", "clamp"]
+    at: tuple[str, ...] | None
+    """Names of the hook points whose reconstruction sees the change; None: all."""
+
+    def apply(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """Codes (..., d_sae) with the change."""
+        changed = feature_acts.clone()
+        if self.kind == "add":
+            changed[..., self.latent] += self.value
+        else:
+            changed[..., self.latent] = self.value
+        return changed
+
+
+def add(latent: int, amount: float, at: Sequence[str] | None = None) -> LatentEdit:
+    """Raise a latent by ``amount``, at the hook points named ``at`` (None: all)."""
+    return LatentEdit(latent, amount, "add", None if at is None else tuple(at))
+
+
+def clamp(latent: int, value: float, at: Sequence[str] | None = None) -> LatentEdit:
+    """Set a latent to ``value``; 0 ablates it. At the hook points named ``at`` (None: all)."""
+    return LatentEdit(latent, value, "clamp", None if at is None else tuple(at))
+
+
+class AttachedCrosscoder:
+    """A model that runs with a crosscoder's reconstructions in place of its activations.
+
+    Call it, or use :meth:`run_with_cache`, :meth:`run_with_hooks` and (with causal codes)
+    :meth:`generate`, as the model's own. The model itself is left as it is.
+
+    Args:
+        model: A ``HookedTransformer``, or SAELens' ``HookedProxyLM``.
+        crosscoder: An inference crosscoder over hook points of this model.
+        at: Names of the hook points to replace; None: all that the crosscoder writes.
+        codes: ``clean``: codes are computed from all hook points of a run of the model alone, which
+            comes first. What is written at an early hook point then depends on later ones.
+            ``causal``: codes are computed as the run goes, for each hook point from those that it
+            has reached (as they are in this run, with what was replaced before them); the others
+            are hidden from the encoder, which a crosscoder that was trained with layer masking
+            is used to.
+        error_term: Whether what the crosscoder does not reconstruct is added, so that without
+            edits the model computes what it always does.
+        edits: Changes of latents, applied in turn.
+        hook_names: Hook points of the crosscoder, in order; None: as its metadata say.
+
+    Raises:
+        InputError: If a hook point is missing from the model or the crosscoder, or a latent does
+            not exist.
+    """
+
+    def __init__(
+        self,
+        model: HookedRootModule,
+        crosscoder: Crosscoder,
+        at: Sequence[str] | None = None,
+        codes: Literal["clean", "causal"] = "clean",
+        error_term: bool = False,
+        edits: Sequence[LatentEdit] = (),
+        hook_names: Sequence[str] | None = None,
+    ) -> None:
+        if codes not in ("clean", "causal"):
+            raise InputError(f"codes={codes!r} is unknown: choose 'clean' or 'causal'")
+        names = list(hook_names or crosscoder.cfg.metadata.hook_names or [])
+        if len(names) != crosscoder.n_hooks:
+            raise InputError(
+                f"the crosscoder has {crosscoder.n_hooks} hook points and {len(names)} are named: "
+                "give hook_names"
+            )
+        self.stack = StackedHooks(model, names)  # raises where the model lacks one
+        if self.stack.d_model != crosscoder.d_model:
+            raise InputError(
+                f"hook points of the model are {self.stack.d_model} wide, and those of the "
+                f"crosscoder {crosscoder.d_model}: it belongs to another model"
+            )
+        self.model, self.crosscoder, self.names = self.stack.model, crosscoder, names
+        self.codes, self.error_term, self.edits = codes, error_term, tuple(edits)
+        written = [names[hook] for hook in crosscoder.written_hooks]
+        self.at = [
+            names.index(name) for name in self._known(written if at is None else at, written)
+        ]
+        for edit in self.edits:
+            if not 0 <= edit.latent < crosscoder.cfg.d_sae:
+                raise InputError(
+                    f"latent {edit.latent} does not exist: the crosscoder has "
+                    f"{crosscoder.cfg.d_sae}, counted from 0"
+                )
+            self._known(edit.at or [], [names[hook] for hook in self.at])
+
+    @staticmethod
+    def _known(asked: Sequence[str], known: Sequence[str]) -> list[str]:
+        for name in asked:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+                raise InputError(f"at: the crosscoder replaces no hook point {name!r} here; {hint}")
+        return list(asked)
+
+    def with_edits(self, *edits: LatentEdit) -> AttachedCrosscoder:
+        """The same with other edits."""
+        at = [self.names[hook] for hook in self.at]
+        return AttachedCrosscoder(
+            self.model, self.crosscoder, at, self.codes, self.error_term, edits, self.names
+        )
+
+    def __call__(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward pass with reconstructions in place."""
+        with self._hooks(tokens) as hooks:
+            return self.model.run_with_hooks(tokens, *args, fwd_hooks=hooks, **kwargs)
+
+    def run_with_hooks(
+        self,
+        tokens: Any,
+        *args: Any,
+        fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """The same with further functions on hook points; clean codes see them too."""
+        with self._hooks(tokens, fwd_hooks) as hooks:
+            return self.model.run_with_hooks(
+                tokens, *args, fwd_hooks=[*fwd_hooks, *hooks], **kwargs
+            )
+
+    def run_with_cache(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        """The same with a cache; at replaced hook points it holds what replaced them."""
+        with self._hooks(tokens) as hooks, self.model.hooks(fwd_hooks=hooks):
+            return self.model.run_with_cache(tokens, *args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's ``generate``.
+
+        Raises:
+            InputError: With clean codes, which need a run of the model alone for every token.
+        """
+        if self.codes == "clean":
+            raise InputError("codes='clean' cannot generate: attach with codes='causal'")
+        with self._hooks(None) as hooks, self.model.hooks(fwd_hooks=hooks):
+            return self.model.generate(*args, **kwargs)
+
+    @contextmanager
+    def _hooks(
+        self, tokens: Any, others: Sequence[tuple[str, HookFunction]] = ()
+    ) -> Iterator[list[tuple[str, HookFunction]]]:
+        """The functions that replace activations in a run on ``tokens``."""
+        if self.codes == "causal":
+            run = _CausalRun(self)
+            yield [(name, run.at_hook(number)) for number, name in enumerate(self.names)]
+            return
+        if not isinstance(tokens, torch.Tensor):
+            tokens = self.model.to_tokens(tokens)
+        with self.model.hooks(fwd_hooks=list(others)):
+            x = self.stack.gather(tokens)
+        replaced = self.replacements(x)
+        yield [(self.names[hook], _replace_by(replaced[hook])) for hook in self.at]
+
+    @torch.no_grad()
+    def replacements(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        """What stands at each replaced hook point, by its number, each (..., d_model).
+
+        Args:
+            x: Clean activations (..., n_hooks * d_model).
+        """
+        z = self.crosscoder.encode(x)
+        per_hook = self.crosscoder.per_hook(x)
+        return {hook: self._at(hook, z, per_hook[..., hook, :]) for hook in self.at}
+
+    def _at(self, hook: int, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The reconstruction of one hook point from codes, with edits, and the error if wanted."""
+        edited = z
+        for edit in self.edits:
+            if edit.at is None or self.names[hook] in edit.at:
+                edited = edit.apply(edited)
+        x_hat = self._decode_at(hook, edited)
+        return x_hat + (x - self._decode_at(hook, z)) if self.error_term else x_hat
+
+    def _decode_at(self, hook: int, z: torch.Tensor) -> torch.Tensor:
+        return self.crosscoder.per_hook(self.crosscoder.decode(z))[..., hook, :]
+
+
+class _CausalRun:
+    """Collects activations of a run as it goes, and gives what replaces them."""
+
+    def __init__(self, attached: AttachedCrosscoder) -> None:
+        self.attached = attached
+        self.seen: list[bool] = [False] * len(attached.names)
+        self.x: torch.Tensor | None = None
+
+    def at_hook(self, number: int) -> HookFunction:
+        """The function for the hook point of this number."""
+
+        @torch.no_grad()
+        def fn(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            crosscoder = self.attached.crosscoder
+            if self.x is None or self.seen[number]:  # the model starts another pass
+                self.x = activation.new_zeros(*activation.shape[:-1], crosscoder.cfg.d_in)
+                self.seen = [False] * len(self.seen)
+            self.seen[number] = True
+            crosscoder.per_hook(self.x)[..., number, :] = activation
+            if number not in self.attached.at:
+                return None
+            seen = torch.tensor(self.seen, dtype=crosscoder.dtype, device=crosscoder.device)
+            z = crosscoder.encode(self.x.to(crosscoder.device), seen)
+            return self.attached._at(number, z, activation.to(z)).to(activation)
+
+        return fn
+
+
+def _replace_by(new: torch.Tensor) -> HookFunction:
+    def fn(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        return new.to(activation)
+
+    return fn
