@@ -44,11 +44,12 @@ CP, RING = factored("cp", [128]), factored("tensor_ring", [4, 32, 4])
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "another start at each hook point": {"same_hook_init": False},
-    "one start at all hook points": {"same_hook_init": True},
     "independent encoder": {"encoder_init": "independent"},
     "decoder norm 1 at each hook point": {"init_norm_over": "hook"},
     "decoder norm 0.5": {"decoder_init_norm": 0.5},
-    "decoder norm 2": {"decoder_init_norm": 2.0},
+    "decoder norm 1": {"decoder_init_norm": 1.0},
+    "decoder norm 0.25": {"decoder_init_norm": 0.25},
+    "decoder norm 0.1": {"decoder_init_norm": 0.1},
     "b_dec geometric median": {"b_dec_init": "geometric_median"},
     "b_dec zeros": {"b_dec_init": "zeros"},
     "scores without norms": {"score_by_decoder_norm": False},
@@ -59,9 +60,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one scale for all hook points": {"normalize_hooks": False},
     "CP": CP,
     "CP, independent encoder": {**CP, "encoder_init": "independent"},
-    "CP, one start at all hook points": {**CP, "same_hook_init": True},
+    "CP, another start at each hook point": {**CP, "same_hook_init": False},
+    "CP, decoder norm 1": {**CP, "decoder_init_norm": 1.0},
     "tensor ring": RING,
-    "tensor ring, one start at all hook points": {**RING, "same_hook_init": True},
+    "tensor ring, another start": {**RING, "same_hook_init": False},
+    "tensor ring, decoder norm 1": {**RING, "decoder_init_norm": 1.0},
 }
 
 

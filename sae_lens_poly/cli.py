@@ -17,6 +17,8 @@ import torch
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
 
+from sae_lens_poly.architectures.crosscoder_config import StackConfig
+from sae_lens_poly.architectures.describe_weights import describe_weights
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.saved import EVALUATION_FILENAME, PICTURE_FILENAME, evaluate_saved
@@ -24,11 +26,13 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.loading import guess_model_class, load_stacked_model
 from sae_lens_poly.registration import ARCHITECTURES
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
+from sae_lens_poly.training.export import export_checkpoint
 from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 
 USAGE = """\
 usage: python -m sae_lens_poly train [flags]      train a dictionary and print its table
        python -m sae_lens_poly evaluate DIR       print the table of a saved dictionary
+       python -m sae_lens_poly export FROM TO     the inference dictionary of a checkpoint
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
@@ -166,6 +170,8 @@ def train(flags: Sequence[str]) -> None:
         f"training {cfg.sae.architecture()}: {model.n_hooks} hook points of {cfg.model_name}, "
         f"width {model.d_model}, {cfg.sae.d_sae} latents, {cfg.training_tokens:,} tokens"
     )
+    if isinstance(cfg.sae, StackConfig) and cfg.sae.is_factored:
+        print(describe_weights(cfg.sae))
     started = time.perf_counter()
     runner.run()
     seconds = time.perf_counter() - started
@@ -194,10 +200,21 @@ def evaluate(flags: Sequence[str]) -> None:
     evaluate_saved(**vars(parser.parse_args(flags)))
 
 
+def export(flags: Sequence[str]) -> None:
+    """Save the inference dictionary of a checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m sae_lens_poly export")
+    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run")
+    parser.add_argument("folder", help="where to save the inference dictionary")
+    parser.add_argument("--dense", action="store_true", help="factored weights as dense ones")
+    options = parser.parse_args(flags)
+    export_checkpoint(options.checkpoint, options.folder, dense=options.dense)
+    print(f"inference dictionary saved to {options.folder}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the status is 0, 2 for wrong input, or 130 for a run that was stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": train, "evaluate": evaluate}
+    commands = {"train": train, "evaluate": evaluate, "export": export}
     if not arguments or arguments[0] not in commands:
         print(USAGE, end="")
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2

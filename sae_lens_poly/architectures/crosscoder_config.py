@@ -90,14 +90,21 @@ class StackConfig:
             )
         self.make_structure()
         for part in ("encoder", "decoder"):
-            check_ranks(f"{part}_ranks", *self._form(part), *self._sizes())
+            check_ranks(f"{part}_ranks", *self.form(part), *self.sizes())
 
-    def _form(self, part: str) -> tuple[str, list[int]]:
+    def form(self, part: str) -> tuple[str, list[int]]:
+        """The form of the ``encoder`` or the ``decoder``, and its ranks."""
         return getattr(self, f"{part}_weights"), getattr(self, f"{part}_ranks")
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
+        """Number of hook points, width of one, number of latents."""
         cfg: Any = self
         return self.n_hooks, cfg.d_in // self.n_hooks, cfg.d_sae
+
+    @property
+    def is_factored(self) -> bool:
+        """Whether the encoder or the decoder has factors."""
+        return {self.encoder_weights, self.decoder_weights} != {"dense"}
 
     def make_structure(self) -> HookStructure:
         """Which latents read and write which hook points."""
@@ -110,11 +117,11 @@ class StackConfig:
         self, part: str, dtype: torch.dtype, device: torch.device
     ) -> FactoredWeights | None:
         """The factors of the ``encoder`` or the ``decoder``; None for dense weights."""
-        form, ranks = self._form(part)
+        form, ranks = self.form(part)
         if form == "dense":
             return None
         same_init = getattr(self, "same_hook_init", False)
-        return FACTORED_FORMS[form](*self._sizes(), ranks, dtype, device, same_init)
+        return FACTORED_FORMS[form](*self.sizes(), ranks, dtype, device, same_init)
 
     def make_polynomial_terms(self, W_dec: torch.Tensor) -> PolynomialTerms | None:
         """The terms above degree 1; a linear decoder has none."""
@@ -269,7 +276,7 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
                 f"target_l0={self.target_l0} must be set, above 0, with "
                 "jumprelu_sparsity_loss_mode='quadratic'"
             )
-        both = self._form("encoder"), self._form("decoder")
+        both = self.form("encoder"), self.form("decoder")
         factored = "dense" not in (self.encoder_weights, self.decoder_weights)
         if self.encoder_init == "transposed" and factored and both[0] != both[1]:
             raise InputError(

@@ -80,10 +80,12 @@ def evaluate_dictionary(
             None: all. A splice costs two runs of the model per hook point.
     """
     n_hooks = model.n_hooks
-    scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * n_hooks)
+    # What no latent writes is not reconstructed, and has no figures.
+    written = list(getattr(sae, "written_hooks", range(n_hooks)))
+    scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * n_hooks)[written]
     variance, variance_linear = ExplainedVariance(scales), ExplainedVariance(scales)
     activity, shares, pooled_shares = LatentActivity(sae.cfg.d_sae), DegreeShares(), DegreeShares()
-    sites: list[list[int]] = [*([i] for i in range(n_hooks)), list(range(n_hooks))]
+    sites = [*([i] for i in written), written]
     splices = [SpliceLoss() for _ in sites]
     ce_clean = 0.0
     special = torch.tensor(list(special_tokens), dtype=torch.long)
@@ -102,8 +104,8 @@ def evaluate_dictionary(
         x_hat = sae.decode(z).to(x)
 
         stacked = (-1, n_hooks, model.d_model)
-        x_kept, x_hat_kept = x[keep].view(stacked), x_hat[keep].view(stacked)
-        terms_kept = {d: term.to(x)[keep].view(stacked) for d, term in terms.items()}
+        x_kept, x_hat_kept = (at[keep].view(stacked)[:, written] for at in (x, x_hat))
+        terms_kept = {d: term.to(x)[keep].view(stacked)[:, written] for d, term in terms.items()}
         above_linear = sum(t for d, t in terms_kept.items() if d > 1)
         variance.update(x_kept, x_hat_kept)
         variance_linear.update(x_kept, x_hat_kept - above_linear)
@@ -130,10 +132,10 @@ def evaluate_dictionary(
     recovered = [splice.compute() for splice in splices]
     l0, n_dead = activity.compute()
     per_hook = {
-        name: Figures(
+        model.hook_names[hook]: Figures(
             ev[i], ev_linear[i], *recovered[i], {d: s[i] for d, s in per_hook_shares.items()}
         )
-        for i, name in enumerate(model.hook_names)
+        for i, hook in enumerate(written)
     }
     pooled = Figures(
         ev_pooled,

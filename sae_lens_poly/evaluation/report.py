@@ -61,13 +61,13 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         evaluation: Its figures.
         path: Where to write the PNG.
     """
-    names = list(evaluation.per_hook)
+    names, written = list(evaluation.per_hook), list(sae.written_hooks)
     short = [_short(name) for name in names]
     scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * sae.n_hooks)
     # Norms in the normalised space: raw ones only show that the residual stream grows.
-    norms = sae.decoder_norms().detach().cpu() * scales
+    norms = (sae.decoder_norms().detach().cpu() * scales)[:, written]
     profile = norms / norms.amax(dim=1, keepdim=True).clamp_min(1e-12)
-    centre = (profile * torch.arange(len(names))).sum(dim=1) / profile.sum(dim=1)
+    centre = (profile * torch.arange(len(names))).sum(dim=1) / profile.sum(dim=1).clamp_min(1e-12)
     figure = Canvas(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2)
 
@@ -82,7 +82,9 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     figure.colorbar(image, ax=axes[0, 0])
 
     directions = torch.nn.functional.normalize(sae.W_dec_per_hook.detach().cpu(), dim=-1)
-    cosine = torch.einsum("fld,fmd->lm", directions, directions) / len(directions)
+    directions = directions[:, written]
+    writes = (norms > 0).float()  # only latents that write both hook points are averaged over
+    cosine = torch.einsum("fld,fmd->lm", directions, directions) / (writes.T @ writes)
     image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
     axes[0, 1].set(title="mean cosine of directions between hook points")
     axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right")
@@ -116,6 +118,8 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
 
 
 def _short(name: str) -> str:
-    parts = name.split(".")
+    *model, hook_name = name.split("/")
+    parts = hook_name.split(".")
     number = next((part for part in parts if part.isdigit()), "")
-    return f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
+    short = f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
+    return " ".join([*model, short])

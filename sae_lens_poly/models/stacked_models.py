@@ -170,7 +170,10 @@ def check_tokenizers(models: Sequence[Any], names: Sequence[str]) -> None:
 def distinct_names(model_names: Sequence[str]) -> list[str]:
     """Short names for models that are loaded by name or path: the last part where that will do."""
     short = [Path(name).name for name in model_names]
-    return short if len(set(short)) == len(short) else list(model_names)
+    for names in (short, list(model_names)):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}#{i}" for i, name in enumerate(short)]
 
 
 def _together(outputs: list[Any]) -> Any:

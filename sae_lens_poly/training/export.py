@@ -1,0 +1,45 @@
+"""Inference dictionaries from checkpoints of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sae_lens import TrainingSAE
+
+from sae_lens_poly.errors import InputError
+
+
+def export_checkpoint(
+    checkpoint: str | Path, folder: str | Path, dense: bool | None = None, device: str = "cpu"
+) -> None:
+    """Save the inference dictionary of a checkpoint, as the end of a run does.
+
+    Scales, thresholds and selections are folded as they stood when the checkpoint was written.
+
+    Args:
+        checkpoint: Folder of a training dictionary: a checkpoint of SAELens' trainer.
+        folder: Where to save the inference dictionary.
+        dense: Whether factored weights are exported as dense ones; None: as its config says.
+        device: Where to do it.
+
+    Raises:
+        InputError: If the folder holds no training dictionary.
+    """
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        if not (Path(checkpoint) / name).is_file():
+            raise InputError(f"{str(checkpoint)!r} has no {name}: give the folder of a checkpoint")
+    try:
+        sae = TrainingSAE.load_from_disk(checkpoint, device=device)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{str(checkpoint)!r} cannot be loaded as a dictionary in training ({first[:200]}): "
+            "give a folder that a run wrote under its checkpoint_path, not its output_path"
+        ) from error
+    if dense is not None:
+        if not hasattr(sae.cfg, "export_dense"):
+            raise InputError(
+                f"dense={dense} is for crosscoders, and this is {sae.cfg.architecture()!r}"
+            )
+        sae.cfg.export_dense = dense
+    sae.save_inference_model(folder)
