@@ -48,6 +48,21 @@ def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys):
     assert metadata["hook_names"] == list(first["per_hook"])
 
 
+def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsys):
+    flags = ["--hook_name", "blocks.{1..2}.hook_resid_post", "--mask_p", "0.1"]
+    for part in ("encoder", "decoder"):
+        flags += [f"--{part}_weights", "tensor_ring", f"--{part}_ranks", "2", "16", "2"]
+    flags += ["--output_path", str(tmp_path / "output"), "--n_checkpoints", "1"]
+    assert main(["train", *SMALL, *flags, "--checkpoint_path", str(tmp_path / "ck")]) == 0
+    assert "rank at most 32 of 128 over the stack" in capsys.readouterr().out
+    checkpoint = next(folder for folder in tmp_path.glob("ck/*/*") if folder.is_dir())
+    exported = tmp_path / "exported"
+    assert main(["export", str(checkpoint), str(exported), "--dense"]) == 0
+    assert main(["evaluate", str(exported), "--n_batches", "1", "--batch_size_prompts", "2"]) == 0
+    assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "dense"
+    assert main(["export", str(tmp_path), str(exported)]) == 2
+
+
 def test_logs_to_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")

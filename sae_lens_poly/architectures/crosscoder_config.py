@@ -222,7 +222,7 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
     mask_seed: int = 0
     normalize_hooks: bool = True
     b_dec_init: Literal["mean", "geometric_median", "zeros"] = "mean"
-    decoder_init_norm: float | None = 1.0
+    decoder_init_norm: float | None = 0.5
     init_norm_over: Literal["stack", "hook"] = "stack"
     same_hook_init: bool = False
     encoder_init: Literal["transposed", "independent"] = "transposed"

@@ -20,6 +20,33 @@ from tests.architectures.dictionaries import activations, training_dictionary
 HOOKS = "blocks.{1,3}.hook_resid_post"
 
 
+#: What is trained: a variant, and changes of its config.
+RUNS = {
+    "linear": ("linear", {}),
+    "interactions": ("interactions", {}),
+    "powers": ("powers", {}),
+    "masked tensor ring, k annealed": (
+        "interactions",
+        {
+            "encoder_weights": "tensor_ring",
+            "decoder_weights": "tensor_ring",
+            "encoder_ranks": [2, 3, 2],
+            "decoder_ranks": [2, 3, 2],
+            "mask_p": 0.3,
+            "mask_seed": 5,
+            "k_start": 12,
+            "k_anneal_steps": 20,
+        },
+    ),
+    "jumprelu, weakly causal": (
+        "linear",
+        {"sparsifier": "jumprelu", "structure": "weakly_causal", "l0_warm_up_steps": 20},
+    ),
+    "relu": ("powers", {"sparsifier": "relu", "l1_warm_up_steps": 20}),
+    "topk matryoshka": ("linear", {"sparsifier": "topk", "matryoshka_widths": [16, 40]}),
+}
+
+
 class Interrupt(Exception):
     pass
 
@@ -33,7 +60,7 @@ def numbered_batches(first=0, stop_at=None):
         step += 1
 
 
-def trainer_for(variant, folder, batches):
+def trainer_for(run, folder, batches):
     torch.manual_seed(0)
     config = SAETrainerConfig(
         total_training_samples=30 * 64,
@@ -45,20 +72,21 @@ def trainer_for(variant, folder, batches):
         dead_feature_window=2,
         checkpoint_path=str(folder),
     )
-    return SAETrainer(config, training_dictionary(variant), batches)
+    variant, changes = RUNS[run]
+    return SAETrainer(config, training_dictionary(variant, **changes), batches)
 
 
-@pytest.mark.parametrize("variant", ["linear", "interactions", "powers"])
-def test_resumed_equals_uninterrupted_weight_for_weight(variant, tmp_path):
-    whole = trainer_for(variant, tmp_path, numbered_batches())
+@pytest.mark.parametrize("run", RUNS)
+def test_resumed_equals_uninterrupted_weight_for_weight(run, tmp_path):
+    whole = trainer_for(run, tmp_path, numbered_batches())
     whole.fit()
 
-    stopped = trainer_for(variant, tmp_path, numbered_batches(stop_at=15))
+    stopped = trainer_for(run, tmp_path, numbered_batches(stop_at=15))
     with pytest.raises(Interrupt):
         stopped.fit()
     stopped.save_checkpoint("stopped")
 
-    resumed = trainer_for(variant, tmp_path, numbered_batches(first=15))
+    resumed = trainer_for(run, tmp_path, numbered_batches(first=15))
     resumed.load_trainer_state(tmp_path / "stopped")
     resumed.sae.load_weights_from_checkpoint(tmp_path / "stopped")
     assert resumed.n_training_steps == 15
