@@ -12,21 +12,16 @@ of one arm. Then BatchTopK's selection alone, at one hook point, against SAELens
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
-from sae_lens.training.sae_trainer import SAETrainer
+from step_timing import print_steps, run_in_own_process
 from torch import nn
 
 import sae_lens_poly  # noqa: F401  (registers the architectures)
@@ -137,36 +132,6 @@ def make(arm: Arm, options: argparse.Namespace) -> Any:
     return TrainingSAE.from_dict(cfg.to_dict())
 
 
-def make_trainer(sae: Any, options: argparse.Namespace) -> SAETrainer[Any, Any]:
-    """Stock SAELens' trainer."""
-    cfg = SAETrainerConfig(
-        total_training_samples=10**9,
-        lr=3e-4,
-        lr_end=3e-4,
-        train_batch_size_samples=options.batch,
-        dead_feature_window=10**6,
-        feature_sampling_window=10**6,
-    )
-    return SAETrainer(cfg, sae, iter(()))
-
-
-def time_arm(arm: Arm, options: argparse.Namespace) -> None:
-    """Print seconds of each step, peak memory and parameters, as JSON."""
-    sae = make(arm, options)
-    trainer = make_trainer(sae, options)
-    batches = [torch.randn(options.batch, options.n_hooks * options.d_model) for _ in range(2)]
-    seconds = []
-    for step in range(options.warm_up + options.steps):
-        start = time.perf_counter()
-        trainer.step(batches[step % 2])
-        seconds.append(time.perf_counter() - start)
-        trainer.n_training_steps += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    n_parameters = sum(p.numel() for p in sae.parameters())
-    measured = {"seconds": seconds[options.warm_up :], "peak_gib": peak, "parameters": n_parameters}
-    print(json.dumps(measured))
-
-
 def time_selection(options: argparse.Namespace) -> None:
     """Print what BatchTopK's selection costs at one hook point, beside the encoder product."""
     n, k = options.selection_batch, options.k
@@ -219,7 +184,9 @@ def main() -> None:
     options = parser.parse_args()
     known = arms(options)
     if options.only:
-        time_arm(known[options.only], options)
+        sae = make(known[options.only], options)
+        d_in = options.n_hooks * options.d_model
+        print_steps(sae, options.batch, d_in, options.warm_up, options.steps)
         return
 
     print(
@@ -229,12 +196,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {letter: [] for letter in options.arms}
     for _ in range(options.rounds):
         for letter in options.arms:
-            run = subprocess.run(
-                [sys.executable, *sys.argv, "--only", letter], capture_output=True, text=True
-            )
-            if run.returncode:
-                raise SystemExit(run.stderr)
-            results[letter].append(json.loads(run.stdout.splitlines()[-1]))
+            results[letter].append(run_in_own_process(letter))
     medians = {
         letter: statistics.median([s for run in runs for s in run["seconds"]])
         for letter, runs in results.items()

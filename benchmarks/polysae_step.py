@@ -10,18 +10,12 @@ its own, so that peak memory is that of one arm. Then the parameters of the publ
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from sae_lens.config import SAETrainerConfig
-from sae_lens.training.sae_trainer import SAETrainer
+from step_timing import print_steps, run_in_own_process
 
 import sae_lens_poly
 
@@ -49,8 +43,8 @@ PUBLISHED = {
 }
 
 
-def make_trainer(arm: str, options: argparse.Namespace) -> SAETrainer:
-    """Stock SAELens' trainer with the dictionary of an arm."""
+def make(arm: str, options: argparse.Namespace) -> TrainingSAE[Any]:
+    """The dictionary of an arm."""
     fields = {
         "d_in": options.d_in,
         "d_sae": options.d_sae,
@@ -61,30 +55,7 @@ def make_trainer(arm: str, options: argparse.Namespace) -> SAETrainer:
     if fields["architecture"] == "poly_topk":
         fields |= {"rank_2": options.rank_2, "rank_3": options.rank_3}
     torch.manual_seed(0)
-    sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
-    cfg = SAETrainerConfig(
-        total_training_samples=10**9,
-        lr=3e-4,
-        lr_end=3e-4,
-        train_batch_size_samples=options.batch,
-        dead_feature_window=10**6,
-        feature_sampling_window=10**6,
-    )
-    return SAETrainer(cfg, sae, iter(()))
-
-
-def time_arm(arm: str, options: argparse.Namespace) -> None:
-    """Print seconds of each step, and peak memory, as JSON."""
-    trainer = make_trainer(arm, options)
-    batches = [torch.randn(options.batch, options.d_in) for _ in range(2)]
-    seconds = []
-    for step in range(options.warm_up + options.steps):
-        start = time.perf_counter()
-        trainer.step(batches[step % 2])
-        seconds.append(time.perf_counter() - start)
-        trainer.n_training_steps += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": seconds[options.warm_up :], "peak_gib": peak}))
+    return TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
 
 
 def print_parameters() -> None:
@@ -145,7 +116,8 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        time_arm(options.only, options)
+        sae = make(options.only, options)
+        print_steps(sae, options.batch, options.d_in, options.warm_up, options.steps)
         return
 
     print(
@@ -156,12 +128,7 @@ def main() -> None:
     peaks: dict[str, list[float]] = {arm: [] for arm in options.arms}
     for _ in range(options.rounds):
         for arm in options.arms:
-            run = subprocess.run(
-                [sys.executable, *sys.argv, "--only", arm], capture_output=True, text=True
-            )
-            if run.returncode:
-                raise SystemExit(run.stderr)
-            result = json.loads(run.stdout.splitlines()[-1])
+            result = run_in_own_process(arm)
             seconds[arm] += result["seconds"]
             peaks[arm].append(result["peak_gib"])
             median = statistics.median(result["seconds"])

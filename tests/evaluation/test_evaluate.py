@@ -10,7 +10,7 @@ from sae_lens.util import get_special_token_ids
 from sae_lens_poly import StackedHooks, TrainingRunner
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
-from sae_lens_poly.evaluation.saved import load_dictionary
+from sae_lens_poly.evaluation.saved import evaluate_saved, load_dictionary
 from tests.training.test_resume import runner_config
 from tests.training.test_wrong_input import dictionary
 
@@ -73,3 +73,20 @@ def test_the_exported_dictionary_is_the_trained_one(embedded_model, tmp_path):
     tokens = [torch.randint(1, 4096, (4, 32))]
     saved = evaluate_dictionary(load_dictionary(tmp_path / "output"), model, tokens)
     assert evaluate_dictionary(sae.to_inference(), model, tokens) == saved
+
+
+@pytest.mark.parametrize("structure", ["weakly_causal", "strictly_causal"])
+def test_what_is_not_written_has_no_figures(embedded_model, tmp_path, structure):
+    hooks = "blocks.{1,2,4}.hook_resid_post"
+    sae = dictionary(d_in=3 * 128, n_hooks=3, structure=structure)
+    cfg = runner_config(tmp_path, hook_name=hooks, sae=sae)
+    model = StackedHooks(embedded_model, hooks)
+    TrainingRunner(cfg, stdlib_dataset("train").select(range(60)), model).run()
+    evaluation = evaluate_saved(
+        tmp_path / "output", n_batches=1, batch_size_prompts=2, dataset_path="stdlib", model=model
+    )
+    written = model.hook_names[1 if structure == "strictly_causal" else 0 :]
+    assert list(evaluation.per_hook) == written
+    mean = sum(f.explained_variance for f in evaluation.per_hook.values()) / len(written)
+    assert abs(evaluation.pooled.explained_variance - mean) < 0.2
+    assert (tmp_path / "output" / "evaluation.png").stat().st_size > 10_000

@@ -1,0 +1,50 @@
+"""What the scripts that time training steps share."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+
+def make_trainer(sae: Any, batch: int) -> SAETrainer[Any, Any]:
+    """Stock SAELens' trainer, for steps of so many tokens."""
+    cfg = SAETrainerConfig(
+        total_training_samples=10**9,
+        lr=3e-4,
+        lr_end=3e-4,
+        train_batch_size_samples=batch,
+        dead_feature_window=10**6,
+        feature_sampling_window=10**6,
+    )
+    return SAETrainer(cfg, sae, iter(()))
+
+
+def print_steps(sae: Any, batch: int, d_in: int, warm_up: int, steps: int) -> None:
+    """Time steps on random activations; print their seconds, peak memory, parameters, as JSON."""
+    trainer = make_trainer(sae, batch)
+    batches = [torch.randn(batch, d_in) for _ in range(2)]
+    seconds = []
+    for step in range(warm_up + steps):
+        start = time.perf_counter()
+        trainer.step(batches[step % 2])
+        seconds.append(time.perf_counter() - start)
+        trainer.n_training_steps += 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    n_parameters = sum(p.numel() for p in sae.parameters())
+    print(json.dumps({"seconds": seconds[warm_up:], "peak_gib": peak, "parameters": n_parameters}))
+
+
+def run_in_own_process(arm: str) -> dict[str, Any]:
+    """What :func:`print_steps` says of an arm when this script runs with ``--only`` that arm."""
+    run = subprocess.run([sys.executable, *sys.argv, "--only", arm], capture_output=True, text=True)
+    if run.returncode:
+        raise SystemExit(run.stderr)
+    return json.loads(run.stdout.splitlines()[-1])
