@@ -32,6 +32,9 @@ from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 
+#: With layer masking, every so many steps the threshold is taken from unmasked inputs.
+CLEAN_EVERY = 10
+
 
 class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
     """A crosscoder in training.
@@ -182,7 +185,8 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         target = self._target(x)
         reconstruction = self.hook_sae_recons(self.reconstruct(feature_acts))
         reconstruction = self._written(reconstruction)
-        self.sparsifier.update_(feature_acts, norms)
+        if self.sparsifier.observes_codes:
+            self._observe_codes(x, feature_acts, seen, norms, step)
 
         losses = {
             "mse_loss": (reconstruction - target).pow(2).sum(dim=-1).mean(),
@@ -201,6 +205,26 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
             if step_input.is_logging_step
             else {},
         )
+
+    @torch.no_grad()
+    def _observe_codes(
+        self,
+        x: torch.Tensor,
+        feature_acts: torch.Tensor,
+        seen: torch.Tensor | None,
+        norms: torch.Tensor | None,
+        step: int,
+    ) -> None:
+        """Let the sparsifier see codes of a batch, for its inference threshold.
+
+        At inference nothing is masked, and scores are higher: a threshold from masked batches would
+        let more than k latents pass. So with masking it comes from codes of clean inputs, which
+        take an encoder product of their own, now and then.
+        """
+        if seen is None:
+            self.sparsifier.update_(feature_acts, norms)
+        elif step % CLEAN_EVERY == 0:
+            self.sparsifier.update_(self._encode(x, None, norms)[0], norms)
 
     def _target(self, x: torch.Tensor) -> torch.Tensor:
         return self._written(self.hook_scales.normalise(x.to(self.dtype)))

@@ -78,5 +78,18 @@ def test_wrong_masking_is_refused(fields, named):
         training_dictionary(**fields)
 
 
+def test_the_inference_threshold_is_that_of_clean_inputs():
+    masked, plain = training_dictionary(mask_p=0.5), training_dictionary()
+    x = activations(64)
+    for sae in (masked, plain):
+        sae.initialise_from_batch_(x)
+    plain.load_state_dict(masked.state_dict())
+    for sae in (masked, plain):
+        for step in range(12):
+            sae.training_forward_pass(step_input(x, step))
+    assert (masked.sparsifier.n_batches, plain.sparsifier.n_batches) == (2, 12)
+    torch.testing.assert_close(masked.sparsifier.threshold, plain.sparsifier.threshold)
+
+
 def test_shapes():
     assert LayerMasking("bernoulli", 0.0, 0, N_HOOKS).draw(D_SAE, 0, LIKE) is None

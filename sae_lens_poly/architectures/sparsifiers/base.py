@@ -20,6 +20,9 @@ class Sparsifier(AtLeastFloat32, ABC):
     pre-activation in either case.
     """
 
+    #: Whether :meth:`update_` learns something.
+    observes_codes = False
+
     def prepare_(self, step: int) -> None:
         """Get ready for the training step of this number."""
 

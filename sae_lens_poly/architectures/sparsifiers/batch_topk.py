@@ -23,6 +23,8 @@ class BatchTopKSparsifier(SelectingSparsifier):
         k_anneal_steps: Likewise.
     """
 
+    observes_codes = True
+
     threshold: torch.Tensor
     """Threshold on the score, shape ()."""
     n_batches: torch.Tensor
