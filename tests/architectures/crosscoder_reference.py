@@ -4,6 +4,7 @@ Differentiable in the dictionary's own weights, so that gradients can be compare
 """
 
 import torch
+from sae_lens.saes.jumprelu_sae import JumpReLU, Step
 
 from sae_lens_poly.architectures.interaction_terms import CodeInteractions, InteractionTerms
 
@@ -79,14 +80,14 @@ class Reference:
         return torch.einsum("tla,lai->ti", x, self.W_enc) + self.sae.b_enc
 
     def codes(self, pre, k=None):
-        """What training keeps of the pre-activations; JumpReLU by SAELens' own tests."""
+        """What training keeps of the pre-activations. Of JumpReLU, SAELens' gradients are taken."""
         cfg = self.sae.cfg
         scores = (pre * self.norms()).detach()
         k = cfg.k if k is None else k
         if cfg.sparsifier == "relu":
             active = pre > 0
         elif cfg.sparsifier == "jumprelu":
-            active = scores > self.sae.sparsifier.threshold
+            return JumpReLU.apply(*self.jump(pre)) / self.norms()
         elif cfg.sparsifier == "topk":
             cut = scores.sort(dim=1, descending=True).values[:, int(k) - 1 : int(k)]
             active = (scores >= cut) & (pre > 0)
@@ -94,6 +95,11 @@ class Reference:
             cut = scores.flatten().sort(descending=True).values[int(k * len(pre)) - 1]
             active = (scores >= cut) & (pre > 0)
         return pre * active
+
+    def jump(self, pre):
+        """What SAELens' step functions take."""
+        cfg, threshold = self.sae.cfg, self.sae.sparsifier.threshold
+        return pre * self.norms(), threshold, cfg.jumprelu_bandwidth, cfg.jumprelu_ste_to_input
 
     def reconstruct(self, z, width=None):
         """(n, L, d), from the first ``width`` latents."""
@@ -159,6 +165,8 @@ class Reference:
                 "l2_of_norms": lambda: norms.sum(0).sqrt(),
             }[cfg.sparsity_penalty]()
             losses["l1_loss"] = coefficients["l1"] * (z * weights).sum(1).mean()
+        if cfg.sparsifier == "jumprelu":
+            losses["l0_loss"] = coefficients["l0"] * Step.apply(*self.jump(pre)).sum(1).mean()
         if cfg.aux_loss_coefficient and dead.any():
             losses["auxiliary_reconstruction_loss"] = self.aux_k(pre, target - recon, dead)
         return losses
