@@ -199,6 +199,11 @@ class PolynomialTrainingConfig(PolynomialConfig):
     @override
     def check_polynomial(self) -> None:
         super().check_polynomial()
+        if self.dtype == "float16" and self.degree > 1:  # type: ignore[attr-defined]
+            raise InputError(
+                "dtype='float16' ends at 65,504, and what is raised to a power does not: train in "
+                "'bfloat16' or 'float32'"
+            )
         if self.projection == "separate_u":
             raise InputError(
                 "projection='separate_u' is for inference with files of PolySAE's code: train "

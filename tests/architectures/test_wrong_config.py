@@ -20,6 +20,7 @@ from tests.architectures.dictionaries import train, training_dictionary
         ("powers", {"rank_3": 25}, "rank_3=25 .*=24"),
         ("interactions", {"decoder": "splines"}, "decoder='splines'"),
         ("interactions", {"degree": 4}, "degree=4"),
+        ("interactions", {"dtype": "float16"}, "dtype='float16'"),
     ],
 )
 def test_refused(variant, changes, words):
