@@ -224,7 +224,8 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         if seen is None:
             self.sparsifier.update_(feature_acts, norms)
         elif step % CLEAN_EVERY == 0:
-            self.sparsifier.update_(self._encode(x, None, norms)[0], norms)
+            clean = self._encode(x, None, norms)[0]
+            self.sparsifier.update_(clean, norms, stands_for=CLEAN_EVERY)
 
     def _target(self, x: torch.Tensor) -> torch.Tensor:
         return self._written(self.hook_scales.normalise(x.to(self.dtype)))

@@ -32,8 +32,19 @@ class Sparsifier(AtLeastFloat32, ABC):
     ) -> torch.Tensor:
         """Codes (..., d_sae) from pre-activations of that shape and norms (d_sae,) if any."""
 
-    def update_(self, feature_acts: torch.Tensor, latent_norms: torch.Tensor | None = None) -> None:
-        """See the codes of a training batch, as :meth:`forward` returned them; dense or sparse."""
+    def update_(
+        self,
+        feature_acts: torch.Tensor,
+        latent_norms: torch.Tensor | None = None,
+        stands_for: int = 1,
+    ) -> None:
+        """See the codes of a training batch, as :meth:`forward` returned them; dense or sparse.
+
+        Args:
+            feature_acts: Codes (..., d_sae).
+            latent_norms: What scores are multiplied by, if anything, (d_sae,).
+            stands_for: Number of batches that this one is shown in place of.
+        """
 
     @abstractmethod
     def latent_thresholds(

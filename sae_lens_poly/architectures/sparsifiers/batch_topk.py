@@ -47,14 +47,19 @@ class BatchTopKSparsifier(SelectingSparsifier):
         return batch_top_k(scores, int(self.k * len(scores)))
 
     @torch.no_grad()
-    def update_(self, feature_acts: torch.Tensor, latent_norms: torch.Tensor | None = None) -> None:
+    def update_(
+        self,
+        feature_acts: torch.Tensor,
+        latent_norms: torch.Tensor | None = None,
+        stands_for: int = 1,
+    ) -> None:
         scores = score(feature_acts, latent_norms)
         scores = (scores.coalesce().values() if scores.is_sparse else scores).float()
         kept = scores[scores > 0]
         if kept.numel() == 0:
             return
-        self.n_batches += 1
-        weight = (1 / self.n_batches).clamp_min(self.threshold_lr)
+        self.n_batches += stands_for
+        weight = (stands_for / self.n_batches).clamp_min(min(1.0, stands_for * self.threshold_lr))
         self.threshold.lerp_(kept.min().to(self.threshold.dtype), weight.to(self.threshold.dtype))
 
     def latent_thresholds(
