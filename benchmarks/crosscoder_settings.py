@@ -62,8 +62,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "CP, independent encoder": {**CP, "encoder_init": "independent"},
     "CP, another start at each hook point": {**CP, "same_hook_init": False},
     "CP, decoder norm 1": {**CP, "decoder_init_norm": 1.0},
+    "CP of rank 384": factored("cp", [384]),
     "tensor ring": RING,
     "tensor ring, another start": {**RING, "same_hook_init": False},
+    "tensor ring of ranks 4, 96, 4": factored("tensor_ring", [4, 96, 4]),
     "tensor ring, decoder norm 1": {**RING, "decoder_init_norm": 1.0},
 }
 
