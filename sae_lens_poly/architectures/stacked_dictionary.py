@@ -136,7 +136,7 @@ class StackedDictionary(PolynomialDictionary):
         return torch.cat(groups, dim=-1) + self.b_enc
 
     def masked_W_enc(self) -> torch.Tensor:
-        """Dense ``W_enc``, with no gradient where a latent does not read (and zeros there)."""
+        """Dense ``W_enc``, with no gradient where a latent does not read (it has zeros)."""
         if self.structure.is_full:
             return self.W_enc
         return self.W_enc * self._over_width(self.structure.read_mask(self.W_enc)).T

@@ -184,20 +184,31 @@ class AttachedCrosscoder:
             x: Clean activations (..., n_hooks * d_model).
         """
         z = self.crosscoder.encode(x)
-        per_hook = self.crosscoder.per_hook(x)
-        return {hook: self._at(hook, z, per_hook[..., hook, :]) for hook in self.at}
+        per_hook, decoded = self.crosscoder.per_hook(x), _Decoded(self.crosscoder, z)
+        return {hook: self._at(hook, per_hook[..., hook, :], decoded) for hook in self.at}
 
-    def _at(self, hook: int, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The reconstruction of one hook point from codes, with edits, and the error if wanted."""
-        edited = z
-        for edit in self.edits:
-            if edit.at is None or self.names[hook] in edit.at:
-                edited = edit.apply(edited)
-        x_hat = self._decode_at(hook, edited)
-        return x_hat + (x - self._decode_at(hook, z)) if self.error_term else x_hat
+    def _at(self, hook: int, x: torch.Tensor, decoded: _Decoded) -> torch.Tensor:
+        """The reconstruction of one hook point, with edits, and the error if wanted."""
+        edits = tuple(e for e in self.edits if e.at is None or self.names[hook] in e.at)
+        x_hat = decoded.at(hook, edits)
+        return x_hat + (x - decoded.at(hook)) if self.error_term else x_hat
 
-    def _decode_at(self, hook: int, z: torch.Tensor) -> torch.Tensor:
-        return self.crosscoder.per_hook(self.crosscoder.decode(z))[..., hook, :]
+
+class _Decoded:
+    """Reconstructions of one batch of codes, each set of edits decoded once for all hook points."""
+
+    def __init__(self, crosscoder: Crosscoder, z: torch.Tensor) -> None:
+        self.crosscoder, self.z = crosscoder, z
+        self.by_edits: dict[tuple[LatentEdit, ...], torch.Tensor] = {}
+
+    def at(self, hook: int, edits: tuple[LatentEdit, ...] = ()) -> torch.Tensor:
+        """The reconstruction of one hook point, (..., d_model)."""
+        if edits not in self.by_edits:
+            z = self.z
+            for edit in edits:
+                z = edit.apply(z)
+            self.by_edits[edits] = self.crosscoder.per_hook(self.crosscoder.decode(z))
+        return self.by_edits[edits][..., hook, :]
 
 
 class _CausalRun:
@@ -223,7 +234,8 @@ class _CausalRun:
                 return None
             seen = torch.tensor(self.seen, dtype=crosscoder.dtype, device=crosscoder.device)
             z = crosscoder.encode(self.x.to(crosscoder.device), seen)
-            return self.attached._at(number, z, activation.to(z)).to(activation)
+            decoded = _Decoded(crosscoder, z)
+            return self.attached._at(number, activation.to(z), decoded).to(activation)
 
         return fn
 
