@@ -183,6 +183,7 @@ class AttachedCrosscoder:
         Args:
             x: Clean activations (..., n_hooks * d_model).
         """
+        x = x.to(self.crosscoder.device, self.crosscoder.dtype)
         z = self.crosscoder.encode(x)
         per_hook, decoded = self.crosscoder.per_hook(x), _Decoded(self.crosscoder, z)
         return {hook: self._at(hook, per_hook[..., hook, :], decoded) for hook in self.at}

@@ -92,7 +92,8 @@ class StackedModels(StackedHooks):
             stack.run_with_cache(tokens, *args, names_filter=[self.hook_name], **kwargs)
             for stack in self._stacks()
         ]
-        stacked = torch.cat([cache[self.hook_name] for _, cache in runs], dim=-1)
+        parts = [cache[self.hook_name] for _, cache in runs]
+        stacked = torch.cat([part.to(parts[0]) for part in parts], dim=-1)
         output = _together([output for output, _ in runs]) if "return_type" in kwargs else None
         return output, {self.hook_name: stacked}
 
