@@ -203,11 +203,11 @@ def evaluate(flags: Sequence[str]) -> None:
 def export(flags: Sequence[str]) -> None:
     """Save the inference dictionary of a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m sae_lens_poly export")
-    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run")
+    parser.add_argument("checkpoint", help="folder of a checkpoint (under checkpoint_path)")
     parser.add_argument("folder", help="where to save the inference dictionary")
     parser.add_argument("--dense", action="store_true", help="factored weights as dense ones")
     options = parser.parse_args(flags)
-    export_checkpoint(options.checkpoint, options.folder, dense=options.dense)
+    export_checkpoint(options.checkpoint, options.folder, dense=options.dense or None)
     print(f"inference dictionary saved to {options.folder}")
 
 

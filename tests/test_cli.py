@@ -60,6 +60,8 @@ def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsy
     assert main(["export", str(checkpoint), str(exported), "--dense"]) == 0
     assert main(["evaluate", str(exported), "--n_batches", "1", "--batch_size_prompts", "2"]) == 0
     assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "dense"
+    assert main(["export", str(checkpoint), str(exported)]) == 0
+    assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "tensor_ring"
     assert main(["export", str(tmp_path), str(exported)]) == 2
 
 

@@ -68,9 +68,10 @@ class LatentScaling:
         self.reference = reference
         self.scales = hook_scales(sae)
         d_sae, width = sae.cfg.d_sae, sae.cfg.d_in
-        options = {"dtype": torch.float64, "device": sae.device}
-        self.squares = torch.zeros(d_sae, **options)
-        self.error = torch.zeros(d_sae, width, dtype=sae.dtype, device=sae.device)
+        # Sums over a stream stop growing in a narrower dtype.
+        self.dtype = torch.promote_types(sae.dtype, torch.float32)
+        self.squares = torch.zeros(d_sae, dtype=torch.float64)
+        self.error = torch.zeros(d_sae, width, dtype=self.dtype, device=sae.device)
         self.reconstruction = torch.zeros_like(self.error)
 
     @torch.no_grad()
@@ -78,8 +79,9 @@ class LatentScaling:
         """Add activations (n, d_in), as the crosscoder takes them."""
         x = x.to(self.sae.device, self.sae.dtype)
         z = self.sae.encode(x)
-        x_hat = self.sae.decode(z)
-        self.squares += z.double().square().sum(dim=0)
+        x_hat = self.sae.decode(z).to(self.dtype)
+        z = z.to(self.dtype)
+        self.squares += z.cpu().double().square().sum(dim=0)
         self.error += z.T @ (x - x_hat)
         self.reconstruction += z.T @ (x_hat - self.sae.b_dec)
 
@@ -93,8 +95,8 @@ class LatentScaling:
         if self.reference is None:
             chosen = own.norm(dim=-1).argmax(dim=-1)
         else:
-            chosen = torch.full((len(own),), self.reference, device=own.device)
-        r = own[torch.arange(len(own), device=own.device), chosen][:, None]
+            chosen = torch.full((len(own),), self.reference)
+        r = own[torch.arange(len(own)), chosen][:, None]
         weight = r.square().sum(dim=-1) * self.squares[:, None]
         put_back = (r * own).sum(dim=-1) * self.squares[:, None]
         error = (r * self._by_source(self.error)).sum(dim=-1) + put_back
@@ -103,7 +105,7 @@ class LatentScaling:
 
     def _by_source(self, x: torch.Tensor) -> torch.Tensor:
         """(d_sae, d_in) to (d_sae, n_sources, width of one), with hook points alike in scale."""
-        per_hook = self.sae.per_hook(x).double() * self.scales[:, None]
+        per_hook = self.sae.per_hook(x.cpu().double()) * self.scales.cpu()[:, None]
         return torch.stack([per_hook[:, hooks].flatten(1) for hooks in self.sources], dim=1)
 
 
@@ -157,10 +159,10 @@ def latent_table(
     )
     if scaling is not None:
         for name, beta in scaling.compute().items():
-            of_source = beta.cpu().numpy()
+            of_source = beta.numpy()
             table[f"beta_{name}_a"], table[f"beta_{name}_b"] = of_source[:, a], of_source[:, b]
             table[f"nu_{name}"] = table[f"beta_{name}_a"] / table[f"beta_{name}_b"]
-        table["active"] = (scaling.squares > 0).cpu().numpy()
+        table["active"] = (scaling.squares > 0).numpy()
     table.index.name = "latent"
     return table
 

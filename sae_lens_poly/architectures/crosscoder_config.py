@@ -269,12 +269,12 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
                     f"{name}={getattr(self, name)!r} is unknown: choose of {', '.join(known)}"
                 )
         self.make_masking()
+        self._check_ranges()
         self._check_k()
         self._check_matryoshka()
-        if self.jumprelu_sparsity_loss_mode == "quadratic" and not (self.target_l0 or 0) > 0:
+        if self.jumprelu_sparsity_loss_mode == "quadratic" and self.target_l0 is None:
             raise InputError(
-                f"target_l0={self.target_l0} must be set, above 0, with "
-                "jumprelu_sparsity_loss_mode='quadratic'"
+                "target_l0=None must be set with jumprelu_sparsity_loss_mode='quadratic'"
             )
         both = self.form("encoder"), self.form("decoder")
         factored = "dense" not in (self.encoder_weights, self.decoder_weights)
@@ -283,6 +283,26 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
                 f"encoder_init='transposed' needs an encoder of the decoder's form, and they are "
                 f"{both[0]} and {both[1]}: make them equal or set encoder_init='independent'"
             )
+
+    def _check_ranges(self) -> None:
+        above_0 = {"k_aux", "decoder_init_norm", "jumprelu_bandwidth", "threshold_lr", "target_l0"}
+        at_least_0 = {
+            "aux_loss_coefficient",
+            "l1_coefficient",
+            "l1_warm_up_steps",
+            "l0_coefficient",
+            "l0_warm_up_steps",
+            "jumprelu_init_threshold",
+        }
+        for name in sorted(above_0 | at_least_0):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (name in above_0 and value == 0)):
+                least = "above 0" if name in above_0 else "at least 0"
+                raise InputError(f"{name}={value} must be {least}")
+        for name, most in {"threshold_lr": 1.0, "target_l0": self.d_sae}.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise InputError(f"{name}={value} must be at most {most}")
 
     def _check_k(self) -> None:
         if not self.selects:
@@ -348,7 +368,7 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        return _with_hook_names(super().to_dict())
+        return self._with_hook_names(super().to_dict())
 
     @override
     def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
@@ -358,12 +378,13 @@ class TrainingCrosscoderConfig(StackConfig, TrainingSAEConfig):
             cfg_dict |= {
                 f"{p}_{key}": v for p in ("encoder", "decoder") for key, v in dense.items()
             }
-        return _with_hook_names(cfg_dict)
+        return self._with_hook_names(cfg_dict)
 
-
-def _with_hook_names(cfg_dict: dict[str, Any]) -> dict[str, Any]:
-    """Spell out in the metadata which hook points ``hook_name`` stands for."""
-    metadata = cfg_dict["metadata"]
-    if metadata.get("hook_name") and not metadata.get("hook_names"):
-        metadata["hook_names"] = expand_hook_names(metadata["hook_name"])
-    return cfg_dict
+    def _with_hook_names(self, cfg_dict: dict[str, Any]) -> dict[str, Any]:
+        """Spell out in the metadata which hook points ``hook_name`` stands for."""
+        metadata = cfg_dict["metadata"]
+        if metadata.get("hook_name") and not metadata.get("hook_names"):
+            names = expand_hook_names(metadata["hook_name"])
+            if len(names) == self.n_hooks:  # several models have others, which a runner knows
+                metadata["hook_names"] = names
+        return cfg_dict

@@ -14,11 +14,12 @@ def describe_weights(cfg: StackConfig) -> str:
     """
     sizes = cfg.sizes()
     n_hooks, d_model, d_sae = sizes
+    n_groups = len(cfg.make_structure().groups)
     dense = count("dense", [], *sizes)
     lines = [f"{n_hooks} hook points of width {d_model}, {d_sae} latents"]
     for part in ("encoder", "decoder"):
         form, ranks = cfg.form(part)
-        n, limits = count(form, ranks, *sizes), rank_limits(form, ranks, *sizes)
+        n, limits = count(form, ranks, *sizes), rank_limits(form, ranks, *sizes, n_groups)
         lines.append(
             f"{part} {form}{tuple(ranks) or ''}: {n:,} parameters ({n / dense:.1%} of dense); rank "
             f"at most {limits['matrix']} of {min(n_hooks * d_model, d_sae)} over the stack, "

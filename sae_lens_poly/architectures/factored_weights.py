@@ -243,7 +243,7 @@ def count(form: str, ranks: list[int], n_hooks: int, d_model: int, d_sae: int) -
 
 
 def rank_limits(
-    form: str, ranks: list[int], n_hooks: int, d_model: int, d_sae: int
+    form: str, ranks: list[int], n_hooks: int, d_model: int, d_sae: int, n_groups: int = 1
 ) -> dict[str, int]:
     """The highest ranks that an encoder or a decoder of this form can have.
 
@@ -251,6 +251,9 @@ def rank_limits(
     stack that a linear decoder can reach: explained variance cannot beat that of a principal
     component analysis with so many components. ``hook point``: the same at one hook point.
     ``activation``, ``latent``, ``hook``: of the unfoldings of the tensor along one of its modes.
+
+    With several groups of latents, which read or write sets of hook points of their own, each group
+    has its own part of the basis, which raises what the whole can have.
     """
     d_in = n_hooks * d_model
     limits = {
@@ -264,8 +267,12 @@ def rank_limits(
         R1, R2, R3 = ranks
         bonds = {"activation": R1 * R2, "latent": R2 * R3, "hook": R3 * R1}
         limits = {mode: min(limit, bonds[mode]) for mode, limit in limits.items()}
+    per_group = limits["latent"]
+    if n_groups > 1:
+        limits["latent"] = min(n_groups * limits["latent"], d_sae, d_in)
+        limits["hook"] = n_hooks
     return {
         "matrix": limits["latent"],
-        "hook point": min(limits["latent"], limits["activation"]),
+        "hook point": min(per_group, limits["activation"]),
         **limits,
     }

@@ -14,7 +14,7 @@ def geometric_median(
     Unlike the mean it hardly moves for a few tokens with massive activations. Weiszfeld's
     iteration, from the mean, until a step is shorter than ``tolerance`` times the mean distance.
     """
-    x = x.double()
+    x = x.cpu().double()  # not every device has float64
     median = x.mean(dim=0)
     for _ in range(max_steps):
         distances = (x - median).norm(dim=-1).clamp_min(1e-12)

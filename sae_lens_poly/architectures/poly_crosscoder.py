@@ -49,10 +49,11 @@ class TrainingPolyCrosscoderConfig(PolynomialTrainingConfig, TrainingCrosscoderC
     def check_polynomial(self) -> None:
         super().check_polynomial()
         if self.projection == "shared_u" and (
-            self.decoder_weights != "dense" or self.structure != "acausal"
+            self.is_factored or self.structure != "acausal" or self.encoder_init != "transposed"
         ):
             raise InputError(
-                "projection='shared_u' is a factored linear term of its own, for all hook points: "
-                f"with decoder_weights={self.decoder_weights!r} and structure={self.structure!r} "
-                "take projection='codes'"
+                "projection='shared_u' is a factored linear term of its own, for all hook points, "
+                f"and starts the encoder as its transpose: with {self.encoder_weights!r} and "
+                f"{self.decoder_weights!r} weights, structure={self.structure!r} and "
+                f"encoder_init={self.encoder_init!r} take projection='codes'"
             )

@@ -228,19 +228,21 @@ class StackedDictionary(PolynomialDictionary):
 
         ``W_enc^l f_l``, ``W_dec^l / f_l``, ``b_dec^l / f_l``, and every polynomial term ``/ f_l``.
         """
-        factor = factor.double()  # its reciprocal is taken
-        per_dimension = self._over_width(factor)
+        factor = factor.cpu().double()  # its reciprocal is taken; not every device has float64
+        at_least_float32 = torch.promote_types(self.dtype, torch.float32)
+        inverse = (1 / factor).to(self.device, at_least_float32)
+        factor = factor.to(self.device, at_least_float32)
         if self.encoder_factors is None:
-            self.W_enc.mul_(per_dimension[:, None].to(self.W_enc.dtype))
+            self.W_enc.mul_(self._over_width(factor)[:, None].to(self.dtype))
         else:
             self.encoder_factors.scale_hooks_(factor)
         if self.decoder_factors is None:
-            self.W_dec.div_(per_dimension.to(self.W_dec.dtype))
+            self.W_dec.mul_(self._over_width(inverse).to(self.dtype))
         else:
-            self.decoder_factors.scale_hooks_(1 / factor)
-        self.b_dec.div_(per_dimension.to(self.b_dec.dtype))
+            self.decoder_factors.scale_hooks_(inverse)
+        self.b_dec.mul_(self._over_width(inverse).to(self.dtype))
         if self.polynomial is not None:
-            self.polynomial.rescale_outputs_(1 / per_dimension)
+            self.polynomial.rescale_outputs_(self._over_width(inverse))
 
     @override
     @torch.no_grad()

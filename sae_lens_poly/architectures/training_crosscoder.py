@@ -107,6 +107,12 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
             rows = rows * (self.cfg.decoder_init_norm / norms.clamp_min(1e-12))
         return rows.flatten(1)
 
+    @override
+    @torch.no_grad()
+    def retract_(self) -> None:
+        super().retract_()
+        self.sparsifier.retract_()
+
     @torch.no_grad()
     def latent_norms(self) -> torch.Tensor | None:
         """Sum over hook points of the decoder norm, (d_sae,), where the score uses it."""

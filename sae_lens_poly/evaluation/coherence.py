@@ -41,15 +41,15 @@ class FunctionalCoherence:
     def __init__(self, sae: Crosscoder) -> None:
         self.sae = sae
         shape = (sae.cfg.d_sae, sae.n_hooks)
-        self.changes = torch.zeros(2, *shape, dtype=torch.float64, device=sae.device)
-        self.n_active = torch.zeros(shape[0], dtype=torch.float64, device=sae.device)
+        self.changes = torch.zeros(2, *shape, dtype=torch.float64)
+        self.n_active = torch.zeros(shape[0], dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, x: torch.Tensor) -> None:
         """Add activations (n, d_in), as the dictionary takes them."""
         pre, z = self._both(x, None)
         active = z != 0
-        self.n_active += active.sum(dim=0)
+        self.n_active += active.sum(dim=0).cpu()
         for hook in range(self.sae.n_hooks):
             seen = torch.ones(self.sae.n_hooks, dtype=x.dtype, device=x.device)
             seen[hook] = 0
@@ -58,7 +58,7 @@ class FunctionalCoherence:
                 zip((z, pre), (without[1], without[0]), strict=True)
             ):
                 change = (whole - part).abs() / (whole.abs() + EPSILON)
-                self.changes[kind, :, hook] += (change * active).sum(dim=0)
+                self.changes[kind, :, hook] += (change * active).sum(dim=0).cpu()
 
     def _both(
         self, x: torch.Tensor, seen: torch.Tensor | None
@@ -70,7 +70,7 @@ class FunctionalCoherence:
         """The coherence of every latent."""
         mean = self.changes / self.n_active[:, None]
         total, largest = mean.sum(dim=-1), mean.amax(dim=-1)
-        selected, pre_activation = (total / largest).cpu()
+        selected, pre_activation = total / largest
         return Coherence(selected, pre_activation)
 
 

@@ -13,7 +13,14 @@ from transformer_lens.hook_points import HookedRootModule
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks
+from sae_lens_poly.models.stacked_hooks import (
+    OUTPUT_ARGUMENTS,
+    HookFunction,
+    StackedHooks,
+)
+
+#: Arguments of a run that say what comes back, not what is computed.
+NOT_FOR_GATHERING = (*OUTPUT_ARGUMENTS, "names_filter", "return_cache_object", "stop_at_layer")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class AttachedCrosscoder:
 
     def __call__(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's forward pass with reconstructions in place."""
-        with self._hooks(tokens) as hooks:
+        with self._hooks(tokens, kwargs) as hooks:
             return self.model.run_with_hooks(tokens, *args, fwd_hooks=hooks, **kwargs)
 
     def run_with_hooks(
@@ -139,14 +146,14 @@ class AttachedCrosscoder:
         **kwargs: Any,
     ) -> Any:
         """The same with further functions on hook points; clean codes see them too."""
-        with self._hooks(tokens, fwd_hooks) as hooks:
+        with self._hooks(tokens, kwargs, fwd_hooks) as hooks:
             return self.model.run_with_hooks(
                 tokens, *args, fwd_hooks=[*fwd_hooks, *hooks], **kwargs
             )
 
     def run_with_cache(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         """The same with a cache; at replaced hook points it holds what replaced them."""
-        with self._hooks(tokens) as hooks, self.model.hooks(fwd_hooks=hooks):
+        with self._hooks(tokens, kwargs) as hooks, self.model.hooks(fwd_hooks=hooks):
             return self.model.run_with_cache(tokens, *args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -157,22 +164,26 @@ class AttachedCrosscoder:
         """
         if self.codes == "clean":
             raise InputError("codes='clean' cannot generate: attach with codes='causal'")
-        with self._hooks(None) as hooks, self.model.hooks(fwd_hooks=hooks):
+        with self._hooks(None, {}) as hooks, self.model.hooks(fwd_hooks=hooks):
             return self.model.generate(*args, **kwargs)
 
     @contextmanager
     def _hooks(
-        self, tokens: Any, others: Sequence[tuple[str, HookFunction]] = ()
+        self,
+        tokens: Any,
+        kwargs: dict[str, Any],
+        others: Sequence[tuple[str, HookFunction]] = (),
     ) -> Iterator[list[tuple[str, HookFunction]]]:
-        """The functions that replace activations in a run on ``tokens``."""
+        """The functions that replace activations in a run on ``tokens`` with these arguments."""
         if self.codes == "causal":
             run = _CausalRun(self)
             yield [(name, run.at_hook(number)) for number, name in enumerate(self.names)]
             return
-        if not isinstance(tokens, torch.Tensor):
-            tokens = self.model.to_tokens(tokens)
+        if kwargs.get("past_kv_cache") is not None:
+            raise InputError("codes='clean' cannot go on from a past_kv_cache: take codes='causal'")
+        kept = {k: v for k, v in kwargs.items() if k not in NOT_FOR_GATHERING}
         with self.model.hooks(fwd_hooks=list(others)):
-            x = self.stack.gather(tokens)
+            x = self.stack.gather(tokens, **kept)
         replaced = self.replacements(x)
         yield [(self.names[hook], _replace_by(replaced[hook])) for hook in self.at]
 

@@ -17,8 +17,8 @@ from sae_lens_poly.hook_names import expand_hook_names
 #: As TransformerLens calls it: ``fn(activations, hook=hook_point)``.
 HookFunction = Callable[..., torch.Tensor | None]
 
-# Arguments that shape the output of a forward pass; a pass that only gathers ignores them.
-_OUTPUT_ARGUMENTS = ("return_type", "loss_per_token")
+#: Arguments that shape the output of a forward pass; a pass that only gathers ignores them.
+OUTPUT_ARGUMENTS = ("return_type", "loss_per_token")
 
 
 class StackedHooks(HookedRootModule):
@@ -120,7 +120,7 @@ class StackedHooks(HookedRootModule):
         virtual = [fn for name, fn in fwd_hooks if name == self.hook_name]
         if not virtual:
             return self.model.run_with_hooks(tokens, *args, fwd_hooks=real, **kwargs)
-        gather_kwargs = {k: v for k, v in kwargs.items() if k not in _OUTPUT_ARGUMENTS}
+        gather_kwargs = {k: v for k, v in kwargs.items() if k not in OUTPUT_ARGUMENTS}
         with self.model.hooks(fwd_hooks=real):
             stacked = self.gather(tokens, **gather_kwargs)
         stacked = self.apply_functions(stacked, virtual)

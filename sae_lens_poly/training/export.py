@@ -14,7 +14,8 @@ def export_checkpoint(
 ) -> None:
     """Save the inference dictionary of a checkpoint, as the end of a run does.
 
-    Scales, thresholds and selections are folded as they stood when the checkpoint was written.
+    Scales and thresholds are folded as they stood when the checkpoint was written. (A TopK whose k
+    was being annealed is exported with the k that it ends at.)
 
     Args:
         checkpoint: Folder of a training dictionary: a checkpoint of SAELens' trainer.

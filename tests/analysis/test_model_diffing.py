@@ -101,6 +101,22 @@ def test_planted_latents_of_one_source_and_of_both():
     np.testing.assert_allclose(table["cosine"][3:], [1, 1, 1], rtol=1e-6)
 
 
+@torch.no_grad()
+def test_latent_scaling_does_not_move_with_the_length_of_the_stream():
+    trained = training_dictionary("linear")
+    x = activations(512)
+    trained.initialise_from_batch_(x)
+    trained.sparsifier.threshold.fill_(1.0)
+    sae = trained.to_inference().to(torch.bfloat16)
+    betas = []
+    for times in (1, 300):
+        scaling = LatentScaling(sae)
+        for _ in range(times):
+            scaling.update(x)
+        betas.append(scaling.compute()["reconstruction"])
+    torch.testing.assert_close(betas[0], betas[1], rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
 def test_wrong_sources_are_refused():
     sae = training_dictionary("linear").to_inference()
     for sources in ([[0]], [[0], [1, 2]], [[0], [3]]):

@@ -166,7 +166,17 @@ class Reference:
             }[cfg.sparsity_penalty]()
             losses["l1_loss"] = coefficients["l1"] * (z * weights).sum(1).mean()
         if cfg.sparsifier == "jumprelu":
-            losses["l0_loss"] = coefficients["l0"] * Step.apply(*self.jump(pre)).sum(1).mean()
+            norms = self.W_dec.pow(2).sum(1).clamp_min(1e-300).sqrt().sum(0)
+            if cfg.jumprelu_sparsity_loss_mode == "tanh":
+                per_token = torch.tanh(cfg.jumprelu_tanh_scale * z * norms).sum(1)
+            else:
+                per_token = Step.apply(*self.jump(pre)).sum(1)
+            losses["l0_loss"] = coefficients["l0"] * per_token.mean()
+            if cfg.pre_act_loss_coefficient is not None:
+                scores, threshold, *_ = self.jump(pre)
+                weights = 1.0 if cfg.score_by_decoder_norm else norms
+                below = ((threshold - scores).relu() * dead * weights).sum(1).mean()
+                losses["pre_act_loss"] = cfg.pre_act_loss_coefficient * below
         if cfg.aux_loss_coefficient and dead.any():
             losses["auxiliary_reconstruction_loss"] = self.aux_k(pre, target - recon, dead)
         return losses

@@ -150,6 +150,31 @@ def test_rank_limits_are_the_ranks_of_random_weights(form, ranks):
     assert limits["hook point"] == rank(W[:, 0])
 
 
+@torch.no_grad()
+def test_groups_of_latents_raise_what_the_rank_can_be():
+    sae = training_dictionary("linear", dtype="float64", structure="weakly_causal", **CP)
+    limits = rank_limits("cp", [6], N_HOOKS, D_MODEL, D_SAE, n_groups=N_HOOKS)
+    W = sae.W_dec_per_hook
+    assert limits["matrix"] == 18 == torch.linalg.matrix_rank(W.flatten(1))
+    assert limits["hook point"] == 6 == torch.linalg.matrix_rank(W[:, -1])
+    assert limits["hook"] == torch.linalg.matrix_rank(W.transpose(0, 1).flatten(1))
+    assert "first 18 principal" in describe_weights(sae.cfg)
+
+
+@pytest.mark.parametrize("sparsifier", ["topk", "batchtopk"])
+@torch.no_grad()
+def test_one_vector_is_encoded_as_a_batch_of_one(sparsifier):
+    sae = train_with_grad(sparsifier)
+    x = activations(4)
+    torch.testing.assert_close(sae.encode(x[0]), sae.encode(x)[0])
+    torch.testing.assert_close(sae.encode(x.view(2, 2, -1)), sae.encode(x).view(2, 2, -1))
+
+
+def train_with_grad(sparsifier):
+    with torch.enable_grad():
+        return train(training_dictionary("linear", sparsifier=sparsifier)).to_inference()
+
+
 def test_the_description_has_the_published_sizes():
     weights = {f"{p}_weights": "tensor_ring" for p in ("encoder", "decoder")}
     weights |= {f"{p}_ranks": [4, 192, 4] for p in ("encoder", "decoder")}
@@ -201,6 +226,12 @@ def test_structures():
         ({**CP, "decoder_ranks": [100]}, "rank above"),
         ({**RING, "decoder_ranks": [10, 6, 4]}, "dense tensor has"),
         ({**CP, "decoder_ranks": [5]}, "encoder_init='transposed'"),
+        ({"sparsifier": "jumprelu", "target_l0": 100}, "target_l0=100"),
+        ({"k_aux": 0}, "k_aux=0"),
+        ({"decoder_init_norm": 0.0}, "decoder_init_norm=0.0"),
+        ({"sparsifier": "jumprelu", "jumprelu_bandwidth": 0.0}, "jumprelu_bandwidth=0.0"),
+        ({"threshold_lr": 5.0}, "threshold_lr=5.0"),
+        ({"aux_loss_coefficient": -1.0}, "aux_loss_coefficient=-1.0"),
         ({"b_dec_init": "median"}, "b_dec_init='median'"),
         ({"init_norm_over": "layer"}, "init_norm_over='layer'"),
         ({"encoder_init": "random"}, "encoder_init='random'"),
@@ -213,7 +244,7 @@ def test_what_cannot_work_is_refused(fields, named):
 
 
 def test_shared_u_is_refused_where_the_linear_term_is_factored():
-    for fields in (CP, {"structure": "weakly_causal"}):
+    for fields in (CP, {"structure": "weakly_causal"}, {"encoder_init": "independent"}):
         with pytest.raises(InputError, match="shared_u"):
             training_dictionary("interactions", projection="shared_u", **fields)
 

@@ -138,6 +138,26 @@ def test_a_causal_structure_may_be_spliced_where_it_writes(stack, tokens):
         AttachedCrosscoder(stack.model, strict, at=NAMES[:1])
 
 
+@pytest.mark.parametrize("codes", ["clean", "causal"])
+def test_arguments_of_the_run_hold_for_the_codes_too(stack, crosscoder, codes):
+    attached = AttachedCrosscoder(stack.model, crosscoder, codes=codes, error_term=True)
+    tokens = torch.randint(5, 4000, (2, 9))
+    mask = torch.ones_like(tokens)
+    mask[0, :4] = 0
+    torch.testing.assert_close(
+        attached(tokens, attention_mask=mask)[mask == 1],
+        stack.model(tokens, attention_mask=mask)[mask == 1],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    torch.testing.assert_close(
+        attached("def f", prepend_bos=False),
+        stack.model("def f", prepend_bos=False),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
 def test_wrong_input_is_refused(stack, crosscoder, embedded_model):
     model = stack.model
     with pytest.raises(InputError, match=r"blocks\.9\.hook_resid_post"):

@@ -65,6 +65,9 @@ def test_a_splice_at_one_hook_point_concerns_its_model_alone(stack, embedded_mod
         tokens, fwd_hooks=[(HOOKS, lambda a, hook: torch.zeros_like(a))], **options
     )
     torch.testing.assert_close(through_hooks, stack.splice(tokens, zero, **options))
+    padded = {"attention_mask": torch.ones_like(tokens).index_fill(1, torch.tensor([0, 1]), 0)}
+    same = stack.run_with_hooks(tokens, fwd_hooks=[(HOOKS, lambda a, hook: a)], **padded)
+    torch.testing.assert_close(same[:, 2:], stack(tokens, **padded)[:, 2:], rtol=1e-3, atol=1e-3)
     (logits, _), cache = stack.run_with_cache(tokens, names_filter=[HOOKS], return_type="both")
     assert logits.shape == (*tokens.shape, embedded_model.cfg.d_vocab)
     assert torch.equal(cache[HOOKS], x)

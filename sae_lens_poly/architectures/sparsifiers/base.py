@@ -26,6 +26,9 @@ class Sparsifier(AtLeastFloat32, ABC):
     def prepare_(self, step: int) -> None:
         """Get ready for the training step of this number."""
 
+    def retract_(self) -> None:
+        """Return weights to what they may be, after a step of the optimiser."""
+
     @abstractmethod
     def forward(
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None

@@ -7,7 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from sae_lens.saes.jumprelu_sae import JumpReLU, JumpReLUTrainingSAE
+from sae_lens.saes.jumprelu_sae import (
+    JumpReLU,
+    JumpReLUTrainingSAE,
+    calculate_pre_act_loss,
+)
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 
@@ -36,9 +40,9 @@ class JumpReLUSparsifier(Sparsifier):
         start = torch.full((d_sae,), cfg.jumprelu_init_threshold, device=device)
         self.threshold = nn.Parameter(start)
 
-    def prepare_(self, step: int) -> None:
-        with torch.no_grad():  # below zero the gate would let negative pre-activations pass
-            self.threshold.clamp_(min=0.0)
+    @torch.no_grad()
+    def retract_(self) -> None:
+        self.threshold.clamp_(min=0.0)  # below zero the gate lets negative pre-activations pass
 
     def forward(
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
@@ -70,22 +74,26 @@ class JumpReLUSparsifier(Sparsifier):
         latent_norms: torch.Tensor | None,
         decoder_norms: Callable[[], torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        # SAELens' method reads four attributes of its dictionary, and of W_dec the row norms
-        # alone. Scores are weighted by the norms already.
-        if latent_norms is None:
-            weights = decoder_norms().sum(dim=-1)
-        else:
-            weights = hidden_pre.new_ones(len(self.threshold))
+        # SAELens' method reads four attributes of its dictionary, and of W_dec the row norms alone.
+        scores, cfg = score(hidden_pre, latent_norms), self.cfg
+        if latent_norms is not None:  # its loss on pre-activations would weight scores once more
+            cfg = SimpleNamespace(**{**vars(cfg), "pre_act_loss_coefficient": None})
         dictionary: Any = SimpleNamespace(
-            cfg=self.cfg,
+            cfg=cfg,
             threshold=self.threshold,
-            bandwidth=self.cfg.jumprelu_bandwidth,
-            W_dec=weights[:, None],
+            bandwidth=cfg.jumprelu_bandwidth,
+            W_dec=decoder_norms().sum(dim=-1, keepdim=True),
         )
-        return JumpReLUTrainingSAE.calculate_aux_loss(
-            dictionary,
-            step_input,
-            score(feature_acts, latent_norms),
-            score(hidden_pre, latent_norms),
-            feature_acts,
+        losses = JumpReLUTrainingSAE.calculate_aux_loss(
+            dictionary, step_input, feature_acts, scores, feature_acts
         )
+        coefficient = self.cfg.pre_act_loss_coefficient
+        if latent_norms is not None and coefficient is not None:
+            losses["pre_act_loss"] = calculate_pre_act_loss(
+                coefficient,
+                self.threshold.to(scores.dtype),
+                scores,
+                step_input.dead_neuron_mask,
+                scores.new_ones(()),
+            )
+        return losses

@@ -39,5 +39,6 @@ class SelectingSparsifier(Sparsifier):
         with torch.no_grad():
             scores = score(hidden_pre, latent_norms)
             active = torch.zeros_like(scores, dtype=torch.bool)
-            active.view(-1, scores.shape[-1])[self.select(scores.flatten(0, -2))] = True
+            rows = scores.reshape(-1, scores.shape[-1])
+            active.view_as(rows)[self.select(rows)] = True
         return hidden_pre.relu() * active
