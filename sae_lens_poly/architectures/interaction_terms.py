@@ -111,7 +111,7 @@ class InteractionTerms(PolynomialTerms):
                 sums[degree] = code_times(power(z, degree), Q[:, :rank].pow(degree).contiguous())
         return sums
 
-    def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
+    def products(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         a, held = self.hold_back(sums[1])
         products = {degree: a[..., :rank].pow(degree) for degree, rank in self.ranks.items()}
         if not self.self_terms:
@@ -122,10 +122,7 @@ class InteractionTerms(PolynomialTerms):
                     products[2] = products[2] - p2[..., at]
                 else:
                     products[3] = products[3] - 3 * (a * p2)[..., at] + 2 * sums[3] * held**3
-        return {
-            degree: self.gains[degree] * product @ self.C[str(degree)][:, outputs]
-            for degree, product in products.items()
-        }
+        return {degree: self.gains[degree] * product for degree, product in products.items()}
 
     def hold_back(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``a`` (..., R) within the bound on its norm, and what it was multiplied by (..., 1).

@@ -166,7 +166,24 @@ class PolynomialDictionary(SAE[Any]):
 
     def reconstruct(self, feature_acts: torch.Tensor) -> torch.Tensor:
         """Decode (..., d_sae) to (..., d_in) in the units of the weights."""
+        if self._can_add_at_once(feature_acts):
+            linear, sums = self._linear_and_sums(feature_acts)
+            assert self.polynomial is not None
+            return self.polynomial.add_to(linear[1] + self.b_dec, sums)
         return sum(self.degree_terms(feature_acts).values(), start=self.b_dec)
+
+    def _can_add_at_once(self, feature_acts: torch.Tensor) -> bool:
+        """Whether nobody looks at the terms, which then need not be written one by one."""
+        hooks = (self.hook_sae_a, self.hook_sae_y1, self.hook_sae_y2, self.hook_sae_y3)
+        return (
+            self.polynomial is not None
+            and not self.polynomial.owns_linear
+            and bool(self.polynomial.ranks)
+            and feature_acts.ndim == 2
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(feature_acts.device.type)
+            and not any(isinstance(hook, HookPoint) and hook.has_hooks() for hook in hooks)
+        )
 
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
         """Reconstruct activations (..., d_in) from codes (..., d_sae), dense or sparse."""

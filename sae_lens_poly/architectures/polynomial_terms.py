@@ -95,6 +95,9 @@ class PolynomialTerms(nn.Module, ABC):
         """
 
     @abstractmethod
+    def products(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """What the output factors are applied to, (..., rank), by degree."""
+
     def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
         """The contribution of each degree above 1, by degree.
 
@@ -102,6 +105,17 @@ class PolynomialTerms(nn.Module, ABC):
             sums: As :meth:`sums` gives them, (..., rank).
             outputs: Which of the d_in columns are wanted.
         """
+        factors = self.output_factors()
+        return {d: product @ factors[d][:, outputs] for d, product in self.products(sums).items()}
+
+    def add_to(self, linear: torch.Tensor, sums: dict[int, torch.Tensor]) -> torch.Tensor:
+        """``linear`` (n, d_in) plus all terms, by one product."""
+        factors, products = self.output_factors(), self.products(sums)
+        return torch.addmm(
+            linear,
+            torch.cat(list(products.values()), dim=-1),
+            torch.cat([factors[degree] for degree in products]),
+        )
 
     def pair_factors(
         self, directions: Directions

@@ -61,8 +61,8 @@ class PowerTerms(PolynomialTerms):
             for degree in self.ranks
         }
 
-    def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
-        return {degree: sums[degree] @ self.B[str(degree)][:, outputs] for degree in self.ranks}
+    def products(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        return {degree: sums[degree] for degree in self.ranks}
 
     def limit(self, scaled: torch.Tensor) -> torch.Tensor:
         """The scaled code within the bound."""

@@ -46,13 +46,10 @@ class SeparateUTerms(PolynomialTerms):
         scaled = self.code_scale[latents, None].to(self.U.dtype) * self.U[:, latents]
         return {1: torch.cat([code_times(z, scaled[k].to(z.dtype)) for k in range(3)], dim=-1)}
 
-    def terms(self, sums: dict[int, torch.Tensor], outputs: slice = ALL) -> dict[int, torch.Tensor]:
+    def products(self, sums: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         a1, a2, a3 = sums[1].unflatten(-1, (3, self.rank)).unbind(-2)
         products = {2: a1 * a2, 3: a1 * a2 * a3}
-        return {
-            degree: products[degree][..., :rank] @ self.C[str(degree)][:, outputs]
-            for degree, rank in self.ranks.items()
-        }
+        return {degree: products[degree][..., :rank] for degree, rank in self.ranks.items()}
 
     def pair_factors(
         self, directions: Directions

@@ -157,6 +157,10 @@ class StackedDictionary(PolynomialDictionary):
         return self.W_dec * self._over_width(self.structure.write_mask(self.W_dec))
 
     @override
+    def _can_add_at_once(self, feature_acts: torch.Tensor) -> bool:
+        return self.structure.is_full and super()._can_add_at_once(feature_acts)
+
+    @override
     def _terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
         if self.structure.is_full:
             return super()._terms(feature_acts)
