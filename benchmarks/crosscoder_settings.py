@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from factored_fields import factored
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.training.activations_store import ActivationsStore
@@ -28,17 +29,6 @@ from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
 from sae_lens_poly.cli import build_config, fit_to_model
 from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
 from sae_lens_poly.training.data import load_text
-
-
-def factored(form: str, ranks: list[int]) -> dict[str, Any]:
-    """The fields of an encoder and a decoder of one form."""
-    return {
-        "encoder_weights": form,
-        "decoder_weights": form,
-        "encoder_ranks": ranks,
-        "decoder_ranks": ranks,
-    }
-
 
 CP, RING = factored("cp", [128]), factored("tensor_ring", [4, 32, 4])
 SETTINGS: dict[str, dict[str, Any]] = {

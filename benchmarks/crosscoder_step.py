@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from factored_fields import factored
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
@@ -40,16 +41,6 @@ class Arm:
     compared_with: str | None
     at_most: float | None = None
     """The ratio that it is meant to stay below."""
-
-
-def factored(form: str, ranks: list[int]) -> dict[str, Any]:
-    """The fields of an encoder and a decoder of one form."""
-    return {
-        "encoder_weights": form,
-        "decoder_weights": form,
-        "encoder_ranks": ranks,
-        "decoder_ranks": ranks,
-    }
 
 
 def arms(options: argparse.Namespace) -> dict[str, Arm]:

@@ -29,16 +29,15 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from factored_fields import factored
+from planted_pairs import PairedFeatures, run_two_at_a_time
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, train_toy_sae
+from sae_lens.synthetic import ActivationGenerator, train_toy_sae
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 
@@ -50,12 +49,12 @@ from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
 L, D, D_SAE, K = 6, 64, 512, 16
 KINDS = {"persistent": 128, "rotating": 128, "local": 192, "paired": 32}
 N_FEATURES = sum(KINDS.values())
-PAIR_RATE, TOGETHER, STRENGTH, GROWTH = 0.1, 0.2, 0.7, 1.2
+PAIR_RATE, STRENGTH, GROWTH = 0.1, 0.7, 1.2
 
 FORMS: dict[str, dict[str, Any]] = {
     "dense": {},
-    "CP": {"weights": "cp", "ranks": [2 * D]},
-    "tensor ring": {"weights": "tensor_ring", "ranks": [4, D // 2, 4]},
+    "CP": factored("cp", [2 * D]),
+    "tensor ring": factored("tensor_ring", [4, D // 2, 4]),
 }
 ARMS = [
     ", ".join(filter(None, arm))
@@ -63,7 +62,7 @@ ARMS = [
 ]
 
 
-class PlantedFeatures(FeatureDictionary):
+class PlantedFeatures(PairedFeatures):
     """Features over a stack of hook points, some of them in pairs that interact."""
 
     def __init__(self, seed: int) -> None:
@@ -94,20 +93,6 @@ class PlantedFeatures(FeatureDictionary):
         pair_directions = directions(len(self.pairs))[:, None] * everywhere * self.growth
         self.pair_directions = STRENGTH * pair_directions.flatten(1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (n, N_FEATURES) to activations (n, L * D)."""
-        products = features[:, self.pairs[:, 0]] * features[:, self.pairs[:, 1]]
-        return super().forward(features) + products @ self.pair_directions
-
-    def fire_together(self, features: torch.Tensor) -> torch.Tensor:
-        """Let the second of a pair fire in a part of the samples in which the first does."""
-        first, second = self.pairs.T
-        joint = (features[:, first] > 0) & (torch.rand(len(features), len(first)) < TOGETHER)
-        drawn = (1 + 0.3 * torch.randn(joint.shape)).relu()
-        features = features.clone()
-        features[:, second] = torch.where(joint, drawn, features[:, second])
-        return features
-
     def generator(self) -> ActivationGenerator:
         """K features active in a sample, those of pairs more often than others."""
         n_paired = KINDS["paired"]
@@ -132,9 +117,7 @@ def config_fields(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     }
     if "interactions" in extras:
         fields |= {"rank_2": 32, "rank_3": 32}
-    for part, (name, value) in itertools.product(("encoder", "decoder"), FORMS[form].items()):
-        fields[f"{part}_{name}"] = value
-    return fields
+    return fields | FORMS[form]
 
 
 def run_arm(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
@@ -244,16 +227,8 @@ def main() -> None:
     reached = ", ".join(f"{value:.3f} with {rank}" for rank, value in bounds.items())
     print(f"explained variance of principal components of the stack: {reached}", flush=True)
 
-    def run(job: tuple[str, int]) -> dict[str, float]:
-        command = [sys.executable, *sys.argv, "--one", job[0], str(job[1])]
-        finished = subprocess.run(command, capture_output=True, text=True)
-        if finished.returncode:
-            raise RuntimeError(finished.stderr)
-        return json.loads(finished.stdout.splitlines()[-1])
-
     jobs = list(itertools.product(options.arms, options.seeds))
-    with ThreadPoolExecutor(2) as pool:  # one thread each, on 2 cores
-        figures = dict(zip(jobs, pool.map(run, jobs), strict=True))
+    figures = dict(zip(jobs, run_two_at_a_time(jobs), strict=True))
     results = {arm: [figures[arm, seed] for seed in options.seeds] for arm in options.arms}
     print_table(results)
     if options.json:

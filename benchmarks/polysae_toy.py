@@ -27,18 +27,15 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from planted_pairs import PairedFeatures, run_two_at_a_time
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.synthetic import (
     ActivationGenerator,
-    FeatureDictionary,
     mean_correlation_coefficient,
     train_toy_sae,
 )
@@ -48,7 +45,7 @@ from sae_lens_poly import OFFICIAL_OPTIONS
 from sae_lens_poly.analysis.interactions import strongest_pairs
 
 D_IN, N_FEATURES, K = 128, 1024, 16
-N_PAIRS, PAIR_RATE, TOGETHER = 16, 0.1, 0.2
+N_PAIRS, PAIR_RATE = 16, 0.1
 
 _POLY = {"architecture": "poly_topk"}
 ARMS: dict[str, dict[str, Any]] = {
@@ -72,7 +69,7 @@ PARTS = {
 }
 
 
-class InteractingFeatures(FeatureDictionary):
+class InteractingFeatures(PairedFeatures):
     """A feature dictionary in which pairs of the first features add a direction of their own."""
 
     def __init__(self, n_pairs: int, strength: float, seed: int) -> None:
@@ -81,24 +78,6 @@ class InteractingFeatures(FeatureDictionary):
         self.pairs = torch.arange(2 * n_pairs).view(n_pairs, 2)
         directions = torch.randn(n_pairs, D_IN, generator=generator)
         self.pair_directions = strength * torch.nn.functional.normalize(directions, dim=-1)
-
-    def interactions(self, features: torch.Tensor) -> torch.Tensor:
-        """What the pairs add, (n, d_in)."""
-        products = features[:, self.pairs[:, 0]] * features[:, self.pairs[:, 1]]
-        return products @ self.pair_directions
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (n, N_FEATURES) to activations (n, d_in)."""
-        return super().forward(features) + self.interactions(features)
-
-    def fire_together(self, features: torch.Tensor) -> torch.Tensor:
-        """Let the second of a pair fire in a part of the samples in which the first does."""
-        first, second = self.pairs.T
-        joint = (features[:, first] > 0) & (torch.rand(len(features), len(first)) < TOGETHER)
-        drawn = (1 + 0.3 * torch.randn(joint.shape)).relu()
-        features = features.clone()
-        features[:, second] = torch.where(joint, drawn, features[:, second])
-        return features
 
 
 def firing_rates(interacting: bool) -> torch.Tensor:
@@ -231,15 +210,8 @@ def main() -> None:
         arms = options.arms or PARTS[part]
         jobs = list(itertools.product(arms, options.seeds))
 
-        def run(job: tuple[str, int], part: str = part) -> dict[str, Any]:
-            command = [sys.executable, *sys.argv, "--one", part, job[0], str(job[1])]
-            finished = subprocess.run(command, capture_output=True, text=True)
-            if finished.returncode:
-                raise RuntimeError(finished.stderr)
-            return json.loads(finished.stdout.splitlines()[-1])
-
-        with ThreadPoolExecutor(2) as pool:  # one thread each, on 2 cores
-            figures = dict(zip(jobs, pool.map(run, jobs), strict=True))
+        runs = run_two_at_a_time([(part, arm, seed) for arm, seed in jobs])
+        figures = dict(zip(jobs, runs, strict=True))
         results[part] = {arm: [figures[arm, seed] for seed in options.seeds] for arm in arms}
         print_part(part, results[part])
     if options.json:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
 
 #: Upper ends of the ranges of the relative decoder norm, and what latents in them are called.
@@ -66,7 +67,7 @@ class LatentScaling:
                 f"reference={reference} is not the number of one of the {len(self.sources)} sources"
             )
         self.reference = reference
-        self.scales = hook_scales(sae)
+        self.scales = saved_scales(sae, sae.n_hooks)
         d_sae, width = sae.cfg.d_sae, sae.cfg.d_in
         # Sums over a stream stop growing in a narrower dtype.
         self.dtype = torch.promote_types(sae.dtype, torch.float32)
@@ -105,7 +106,7 @@ class LatentScaling:
 
     def _by_source(self, x: torch.Tensor) -> torch.Tensor:
         """(d_sae, d_in) to (d_sae, n_sources, width of one), with hook points alike in scale."""
-        per_hook = self.sae.per_hook(x.cpu().double()) * self.scales.cpu()[:, None]
+        per_hook = self.sae.per_hook(x.cpu().double()) * self.scales[:, None]
         return torch.stack([per_hook[:, hooks].flatten(1) for hooks in self.sources], dim=1)
 
 
@@ -134,16 +135,18 @@ def latent_table(
         scaling: After its pass over activations.
     """
     sources = scaling.sources if scaling is not None else _checked_sources(sae, sources)
-    directions = sae.per_hook(sae.latent_directions()) * hook_scales(sae)[:, None]
+    directions = (
+        sae.per_hook(sae.latent_directions()).cpu() * saved_scales(sae, sae.n_hooks)[:, None]
+    )
     of_a, of_b = (directions[:, list(sources[s])].flatten(1) for s in (a, b))
     norm_a, norm_b = of_a.norm(dim=-1), of_b.norm(dim=-1)
     relative = relative_decoder_norm(norm_a, norm_b)
     table = pd.DataFrame(
         {
-            "norm_a": norm_a.cpu().numpy(),
-            "norm_b": norm_b.cpu().numpy(),
-            "relative_norm": relative.cpu().numpy(),
-            "cosine": (normalize(of_a, dim=-1) * normalize(of_b, dim=-1)).sum(-1).cpu().numpy(),
+            "norm_a": norm_a.numpy(),
+            "norm_b": norm_b.numpy(),
+            "relative_norm": relative.numpy(),
+            "cosine": (normalize(of_a, dim=-1) * normalize(of_b, dim=-1)).sum(-1).numpy(),
         }
     )
     position = table["relative_norm"]
@@ -165,12 +168,6 @@ def latent_table(
         table["active"] = (scaling.squares > 0).numpy()
     table.index.name = "latent"
     return table
-
-
-def hook_scales(sae: Crosscoder) -> torch.Tensor:
-    """What brings raw activations to one mean norm at all hook points, (n_hooks,)."""
-    scales = sae.cfg.metadata.hook_scales or [1.0] * sae.n_hooks
-    return torch.tensor(scales, device=sae.device)
 
 
 def _checked_sources(sae: Crosscoder, sources: Sequence[Sequence[int]] | None) -> list[list[int]]:

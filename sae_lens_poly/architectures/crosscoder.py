@@ -43,6 +43,7 @@ class Crosscoder(StackedDictionary, JumpReLUSAE):
             self.threshold = nn.Parameter(torch.zeros(self.cfg.d_sae, **per_latent))
         else:
             self.score_weight = nn.Parameter(torch.ones(self.cfg.d_sae, **per_latent))
+            self.top_k = TopKSparsifier(self.cfg.select_k)
 
     @override
     def encode(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -58,7 +59,7 @@ class Crosscoder(StackedDictionary, JumpReLUSAE):
     def gate(self, hidden_pre: torch.Tensor) -> torch.Tensor:
         """Codes from pre-activations, both (..., d_sae)."""
         if self.cfg.select_k is not None:
-            return TopKSparsifier(self.cfg.select_k)(hidden_pre, self.score_weight)
+            return self.top_k(hidden_pre, self.score_weight)
         return hidden_pre.relu() * (hidden_pre > self.threshold)
 
     @override

@@ -109,9 +109,7 @@ class StackConfig:
     def make_structure(self) -> HookStructure:
         """Which latents read and write which hook points."""
         cfg: Any = self
-        return make_structure(
-            self.structure, self.reads, self.writes, self.n_hooks, cfg.d_in, cfg.d_sae
-        )
+        return make_structure(self.structure, self.reads, self.writes, self.n_hooks, cfg.d_sae)
 
     def make_factors(
         self, part: str, dtype: torch.dtype, device: torch.device

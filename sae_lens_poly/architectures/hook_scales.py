@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.architectures.at_least_float32 import AtLeastFloat32
 
@@ -51,3 +54,8 @@ class HookScales(AtLeastFloat32):
     def denormalise(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised activations to raw ones, shape (..., d_in)."""
         return x / self.per_dimension().to(x.dtype)
+
+
+def saved_scales(sae: SAE[Any], n_hooks: int) -> torch.Tensor:
+    """What a saved dictionary was trained with, (n_hooks,), on the CPU; ones where unknown."""
+    return torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * n_hooks)

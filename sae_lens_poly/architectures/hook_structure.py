@@ -42,7 +42,6 @@ class HookStructure:
         read_sets: Hook points that each group reads.
         write_sets: Hook points that each group writes, as many sets.
         n_hooks: Number of hook points L.
-        d_model: Width of one.
         d_sae: Number of latents, shared out evenly among the groups.
     """
 
@@ -51,10 +50,9 @@ class HookStructure:
         read_sets: list[tuple[int, ...]],
         write_sets: list[tuple[int, ...]],
         n_hooks: int,
-        d_model: int,
         d_sae: int,
     ) -> None:
-        self.n_hooks, self.d_model, self.d_sae = n_hooks, d_model, d_sae
+        self.n_hooks, self.d_sae = n_hooks, d_sae
         n = len(read_sets)
         ends = [d_sae * g // n for g in range(n + 1)]
         self.groups = [
@@ -92,13 +90,9 @@ class HookStructure:
         numbers = torch.tensor(hooks, dtype=torch.long, device=like.device)
         return F.one_hot(numbers, self.n_hooks).sum(dim=0).to(like.dtype)
 
-    def over_width(self, per_hook: torch.Tensor) -> torch.Tensor:
-        """Repeat (..., n_hooks) over the width of each hook point: (..., d_in)."""
-        return per_hook.repeat_interleave(self.d_model, dim=-1)
-
 
 def make_structure(
-    structure: str, reads: str | None, writes: str | None, n_hooks: int, d_in: int, d_sae: int
+    structure: str, reads: str | None, writes: str | None, n_hooks: int, d_sae: int
 ) -> HookStructure:
     """The structure that the fields of a config describe.
 
@@ -142,7 +136,7 @@ def make_structure(
         write_sets = write_sets * (n_groups if len(write_sets) == 1 else 1)
     if len(read_sets) > d_sae:
         raise InputError(f"d_sae={d_sae} is less than the {len(read_sets)} groups of latents")
-    return HookStructure(read_sets, write_sets, n_hooks, d_in // n_hooks, d_sae)
+    return HookStructure(read_sets, write_sets, n_hooks, d_sae)
 
 
 def _parse_sets(field: str, text: str | None, n_hooks: int) -> list[tuple[int, ...]]:

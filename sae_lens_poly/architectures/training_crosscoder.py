@@ -184,7 +184,7 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
             self.initialise_from_batch_(x)
         self.retract_()
 
-        seen = self.masking.draw(len(x), step, like=self.b_dec)
+        seen = self._draw_seen(step_input)
         norms = self.latent_norms()  # once a step: it reads the whole decoder
         encode = self._encode_sparsely if self._can_step_sparsely(x) else self._encode
         feature_acts, hidden_pre = encode(x, seen, norms)
@@ -196,7 +196,9 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
 
         losses = {
             "mse_loss": (reconstruction - target).pow(2).sum(dim=-1).mean(),
-            **self._aux_losses(step_input, feature_acts, hidden_pre, reconstruction, norms),
+            **self._aux_losses(
+                step_input, feature_acts, hidden_pre, target - reconstruction, seen, norms
+            ),
         }
         for width, inner in self.nested_reconstructions(feature_acts, self.cfg.inner_widths()):
             losses[f"inner_mse_loss_{width}"] = (inner - target).pow(2).sum(dim=-1).mean()
@@ -233,6 +235,10 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
             clean = self._encode(x, None, norms)[0]
             self.sparsifier.update_(clean, norms, stands_for=CLEAN_EVERY)
 
+    def _draw_seen(self, step_input: TrainStepInput) -> torch.Tensor | None:
+        n_tokens, step = len(step_input.sae_in), step_input.n_training_steps
+        return self.masking.draw(n_tokens, step, like=self.b_dec)
+
     def _target(self, x: torch.Tensor) -> torch.Tensor:
         return self._written(self.hook_scales.normalise(x.to(self.dtype)))
 
@@ -251,14 +257,18 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         sae_out: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The losses of the sparsifier, and AuxK."""
-        return self._aux_losses(step_input, feature_acts, hidden_pre, sae_out, self.latent_norms())
+        residual = self._target(step_input.sae_in) - sae_out
+        seen = self._draw_seen(step_input)
+        norms = self.latent_norms()
+        return self._aux_losses(step_input, feature_acts, hidden_pre, residual, seen, norms)
 
     def _aux_losses(
         self,
         step_input: TrainStepInput,
         feature_acts: torch.Tensor,
         hidden_pre: torch.Tensor,
-        sae_out: torch.Tensor,
+        residual: torch.Tensor,
+        seen: torch.Tensor | None,
         norms: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         losses = self.sparsifier.losses(
@@ -266,7 +276,7 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         )
         if self.cfg.selects or self.cfg.aux_loss_coefficient:
             losses["auxiliary_reconstruction_loss"] = self._aux_k_loss(
-                step_input, hidden_pre, sae_out, norms
+                step_input, hidden_pre, residual, seen, norms
             )
         return losses
 
@@ -274,7 +284,8 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         self,
         step_input: TrainStepInput,
         hidden_pre: torch.Tensor,
-        sae_out: torch.Tensor,
+        residual: torch.Tensor,
+        seen: torch.Tensor | None,
         norms: torch.Tensor | None,
     ) -> torch.Tensor:
         """AuxK (Gao et al. 2024, appendix A.2) in the normalised space, by the linear term.
@@ -284,16 +295,14 @@ class TrainingCrosscoder(StackedDictionary, PolynomialTrainingDictionary):
         """
         dead = step_input.dead_neuron_mask
         if dead is None or not self.cfg.aux_loss_coefficient or not dead.any():
-            return sae_out.new_zeros(())
+            return residual.new_zeros(())
         if hidden_pre.requires_grad:
             dead_pre = hidden_pre[..., dead]
         else:  # a sparse step keeps no gradient of what was not selected
-            x, step = step_input.sae_in, step_input.n_training_steps
-            seen = self.masking.draw(len(x), step, like=self.b_dec)
-            dead_pre = self._pre_activations_of(self.centred(x, seen), dead)
-        dead_norms = sae_out.new_ones(()) if norms is None else norms[dead]
+            dead_pre = self._pre_activations_of(self.centred(step_input.sae_in, seen), dead)
+        dead_norms = residual.new_ones(()) if norms is None else norms[dead]
         loss = aux_k_loss(
-            self._target(step_input.sae_in) - sae_out,
+            residual,
             dead_pre * dead_norms,
             lambda kept: self._write_of(kept / dead_norms, dead),
             self.cfg.k_aux or max(1, self.d_model // 2),

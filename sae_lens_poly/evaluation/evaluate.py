@@ -10,6 +10,7 @@ import torch
 from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.evaluation.metrics import (
     DegreeShares,
@@ -82,7 +83,7 @@ def evaluate_dictionary(
     n_hooks = model.n_hooks
     # What no latent writes is not reconstructed, and has no figures.
     written = list(getattr(sae, "written_hooks", range(n_hooks)))
-    scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * n_hooks)[written]
+    scales = saved_scales(sae, n_hooks)[written]
     variance, variance_linear = ExplainedVariance(scales), ExplainedVariance(scales)
     activity, shares, pooled_shares = LatentActivity(sae.cfg.d_sae), DegreeShares(), DegreeShares()
     sites = [*([i] for i in written), written]

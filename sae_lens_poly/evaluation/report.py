@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
 
 
@@ -63,7 +64,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     """
     names, written = list(evaluation.per_hook), list(sae.written_hooks)
     short = [_short(name) for name in names]
-    scales = torch.tensor(sae.cfg.metadata.hook_scales or [1.0] * sae.n_hooks)
+    scales = saved_scales(sae, sae.n_hooks)
     # Norms in the normalised space: raw ones only show that the residual stream grows.
     norms = (sae.decoder_norms().detach().cpu() * scales)[:, written]
     profile = norms / norms.amax(dim=1, keepdim=True).clamp_min(1e-12)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,14 +14,7 @@ from transformer_lens.hook_points import HookedRootModule
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.models.stacked_hooks import (
-    OUTPUT_ARGUMENTS,
-    HookFunction,
-    StackedHooks,
-)
-
-#: Arguments of a run that say what comes back, not what is computed.
-NOT_FOR_GATHERING = (*OUTPUT_ARGUMENTS, "names_filter", "return_cache_object", "stop_at_layer")
+from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks, replace_activation
 
 
 @dataclass(frozen=True)
@@ -181,11 +175,10 @@ class AttachedCrosscoder:
             return
         if kwargs.get("past_kv_cache") is not None:
             raise InputError("codes='clean' cannot go on from a past_kv_cache: take codes='causal'")
-        kept = {k: v for k, v in kwargs.items() if k not in NOT_FOR_GATHERING}
         with self.model.hooks(fwd_hooks=list(others)):
-            x = self.stack.gather(tokens, **kept)
+            x = self.stack.gather(tokens, **kwargs)
         replaced = self.replacements(x)
-        yield [(self.names[hook], _replace_by(replaced[hook])) for hook in self.at]
+        yield [(self.names[hook], partial(replace_activation, replaced[hook])) for hook in self.at]
 
     @torch.no_grad()
     def replacements(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -250,10 +243,3 @@ class _CausalRun:
             return self.attached._at(number, activation.to(z), decoded).to(activation)
 
         return fn
-
-
-def _replace_by(new: torch.Tensor) -> HookFunction:
-    def fn(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return new.to(activation)
-
-    return fn

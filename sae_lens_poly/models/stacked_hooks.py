@@ -17,8 +17,14 @@ from sae_lens_poly.hook_names import expand_hook_names
 #: As TransformerLens calls it: ``fn(activations, hook=hook_point)``.
 HookFunction = Callable[..., torch.Tensor | None]
 
-#: Arguments that shape the output of a forward pass; a pass that only gathers ignores them.
-OUTPUT_ARGUMENTS = ("return_type", "loss_per_token")
+# Arguments that say what a run returns, not what it computes; a run that only gathers ignores them.
+_OUTPUT_ARGUMENTS = {
+    "return_type",
+    "loss_per_token",
+    "names_filter",
+    "return_cache_object",
+    "stop_at_layer",
+}
 
 
 class StackedHooks(HookedRootModule):
@@ -78,10 +84,9 @@ class StackedHooks(HookedRootModule):
         return self.model(*args, **kwargs)
 
     def gather(self, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Clean activations (batch, pos, d_in) of tokens (batch, pos)."""
-        return self.run_with_cache(tokens, names_filter=[self.hook_name], **kwargs)[1][
-            self.hook_name
-        ]
+        """Clean activations (batch, pos, d_in) of a run on tokens (batch, pos)."""
+        kept = {k: v for k, v in kwargs.items() if k not in _OUTPUT_ARGUMENTS}
+        return self.run_with_cache(tokens, names_filter=[self.hook_name], **kept)[1][self.hook_name]
 
     def run_with_cache(
         self,
@@ -120,9 +125,8 @@ class StackedHooks(HookedRootModule):
         virtual = [fn for name, fn in fwd_hooks if name == self.hook_name]
         if not virtual:
             return self.model.run_with_hooks(tokens, *args, fwd_hooks=real, **kwargs)
-        gather_kwargs = {k: v for k, v in kwargs.items() if k not in OUTPUT_ARGUMENTS}
         with self.model.hooks(fwd_hooks=real):
-            stacked = self.gather(tokens, **gather_kwargs)
+            stacked = self.gather(tokens, **kwargs)
         stacked = self.apply_functions(stacked, virtual)
         return self.splice(tokens, stacked, *args, fwd_hooks=real, **kwargs)
 
@@ -153,7 +157,7 @@ class StackedHooks(HookedRootModule):
         """
         slices = stacked.unflatten(-1, (self.n_hooks, self.d_model)).unbind(-2)
         replacements = [
-            (self.hook_names[i], partial(_replace, slices[i]))
+            (self.hook_names[i], partial(replace_activation, slices[i]))
             for i in (range(self.n_hooks) if at is None else at)
         ]
         return self.model.run_with_hooks(
@@ -184,7 +188,8 @@ class StackedHooks(HookedRootModule):
         return shapes[first][-1]
 
 
-def _replace(new: torch.Tensor, activations: torch.Tensor, hook: Any) -> torch.Tensor:
+def replace_activation(new: torch.Tensor, activations: torch.Tensor, hook: Any) -> torch.Tensor:
+    """A hook function, once ``new`` is bound: what stands at a hook point becomes ``new``."""
     return new.to(activations)
 
 

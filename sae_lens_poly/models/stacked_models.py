@@ -10,7 +10,7 @@ import torch
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.models.stacked_hooks import OUTPUT_ARGUMENTS, HookFunction, StackedHooks
+from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks
 
 
 class StackedModels(StackedHooks):
@@ -108,8 +108,7 @@ class StackedModels(StackedHooks):
         self._refuse_others([name for name, _ in fwd_hooks])
         if not fwd_hooks:
             return self(tokens, *args, **kwargs)
-        gather_kwargs = {k: v for k, v in kwargs.items() if k not in OUTPUT_ARGUMENTS}
-        clean = self.gather(tokens, **gather_kwargs)
+        clean = self.gather(tokens, **kwargs)
         stacked = self.apply_functions(clean, [fn for _, fn in fwd_hooks])
         return self.splice(tokens, stacked, *args, **kwargs)
 

@@ -13,10 +13,10 @@ from sae_lens.training.sae_trainer import SAETrainer
 from sae_lens_poly import InputError
 from sae_lens_poly.analysis.model_diffing import (
     LatentScaling,
-    hook_scales,
     latent_table,
     relative_decoder_norm,
 )
+from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.embedded.corpus import stdlib_modules
 from sae_lens_poly.models.stacked_models import StackedModels
 from tests.architectures.dictionaries import activations, randomise, training_dictionary
@@ -35,7 +35,7 @@ def test_relative_decoder_norm():
 def least_squares(sae, x, source, reference):
     """beta of every latent at one hook point, by numpy's solver, token by token."""
     z, x_hat = sae.encode(x), sae.decode(sae.encode(x))
-    scale = hook_scales(sae)
+    scale = saved_scales(sae, sae.n_hooks)
     directions = sae.per_hook(sae.latent_directions()) * scale[:, None]
     error = (sae.per_hook(x - x_hat) * scale[:, None])[:, source]
     reconstruction = (sae.per_hook(x_hat - sae.b_dec) * scale[:, None])[:, source]

@@ -187,7 +187,7 @@ def test_the_description_has_the_published_sizes():
 
 def test_structures():
     def sets(*args):
-        return make_structure(*args, 3, 3 * 4, 12).sets()
+        return make_structure(*args, 3, 12).sets()
 
     everything = (0, 1, 2)
     assert sets("acausal", None, None) == [(everything, everything)]
@@ -196,7 +196,7 @@ def test_structures():
     assert sets("strictly_causal", None, None) == [((0,), (1, 2)), ((1,), (2,))]
     assert sets("free", "0; 0..1", "2") == [((0,), (2,)), ((0, 1), (2,))]
     assert sets("free", None, "all;1") == [(everything, everything), (everything, (1,))]
-    structure = make_structure("weakly_causal", None, None, 3, 12, 13)
+    structure = make_structure("weakly_causal", None, None, 3, 13)
     assert structure.sizes == [4, 4, 5]
     assert structure.written == everything
 
