@@ -79,6 +79,10 @@ class StackedHooks(HookedRootModule):
         """Width of the virtual hook point."""
         return self.n_hooks * self.d_model
 
+    def narrowed(self, hook_name: str) -> StackedHooks:
+        """The same model with these hook points stacked instead."""
+        return StackedHooks(self.model, hook_name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped model's forward pass."""
         return self.model(*args, **kwargs)

@@ -1,0 +1,190 @@
+"""What is compared: the arms of a YAML file, at equal tokens, width and L0."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sae_lens.config import LanguageModelSAERunnerConfig
+
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.training.flags import build_config
+
+# What has to be the same in all arms, and where it is set.
+_SHARED_FIELDS = ("training_tokens", "d_sae", "k", "model_name", "hook_name", "dataset_path")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of dictionary, trained once for each seed."""
+
+    name: str
+    flags: dict[str, Any]
+    """Fields of the run and the dictionary, as ``train`` takes them as flags."""
+    separate: bool = False
+    """Whether every hook point gets a dictionary of its own."""
+
+    @property
+    def folder_name(self) -> str:
+        """The name, fit for a folder."""
+        return re.sub(r"[^\w.]+", "-", self.name).strip("-")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as its YAML file describes it.
+
+    The file's fields:
+
+    - ``model_name``, ``hook_name``, ``dataset_path``, ``training_tokens``, ``d_sae``, ``k``: what
+      all arms share.
+    - ``run``: further flags of ``train`` for all arms (batch size, context size, ...).
+    - ``learning_rates``: where there are several, each arm takes the one with the highest explained
+      variance on held-out text, from a run with a seed of its own.
+    - ``record_gb``: up to how much disk the activations may take that are computed once for all
+      arms; a comparison that needs more computes them for each arm.
+    - ``evaluation``: see :class:`~sae_lens_poly.evaluation.settings.EvaluationSettings`.
+    - ``arms``: name to fields of the dictionary, for example ``{architecture: crosscoder,
+      mask_p: 0.05}``. With ``separate: true`` every hook point gets a dictionary of its own, of the
+      same width and k.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    training_tokens: int
+    learning_rates: tuple[float, ...]
+    hook_name: str
+    record_gb: float = 20.0
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+    def only(self, names: list[str] | None) -> Comparison:
+        """The same with these arms alone (None: all).
+
+        Raises:
+            InputError: If there is none of a name.
+        """
+        known = {arm.name: arm for arm in self.arms}
+        for name in names or []:
+            if name not in known:
+                raise InputError(f"arms: there is no {name!r}; there are {', '.join(known)}")
+        return (
+            self
+            if names is None
+            else dataclasses.replace(self, arms=tuple(known[name] for name in names))
+        )
+
+
+def presets() -> list[str]:
+    """Names of the comparisons that come with the package."""
+    folder = resources.files("sae_lens_poly.comparison") / "presets"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
+
+
+def read_comparison(source: str, overrides: dict[str, Any] | None = None) -> Comparison:
+    """Read a preset or a YAML file.
+
+    Args:
+        source: Name of a preset, or the path of a file.
+        overrides: Fields of the file to replace.
+
+    Raises:
+        InputError: Naming what is missing, unknown or unequal.
+    """
+    if source in presets():
+        file = resources.files("sae_lens_poly.comparison") / "presets" / f"{source}.yaml"
+        text, name = file.read_text(), source
+    elif Path(source).is_file():
+        text, name = Path(source).read_text(), Path(source).stem
+    else:
+        raise InputError(
+            f"{source!r} is neither a file nor a preset: the presets are {', '.join(presets())}"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source!r} is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{source!r} has no fields: see a preset for an example")
+    return _comparison(name, {**content, **(overrides or {})})
+
+
+def _comparison(name: str, content: dict[str, Any]) -> Comparison:
+    known = {
+        *_SHARED_FIELDS,
+        *("run", "learning_rates", "record_gb", "evaluation", "arms", "description"),
+    }
+    for key in content:
+        if key not in known:
+            raise InputError(f"{name}: unknown field {key!r}; there are {', '.join(sorted(known))}")
+    for key in (*_SHARED_FIELDS, "arms", "learning_rates"):
+        if not content.get(key):
+            raise InputError(f"{name}: {key} is missing")
+    shared = {key: content[key] for key in _SHARED_FIELDS}
+    arms = []
+    for arm_name, fields in content["arms"].items():
+        fields = dict(fields or {})
+        for key in _SHARED_FIELDS:
+            if key in fields and key not in ("d_sae", "k"):
+                raise InputError(
+                    f"{name}: the arm {arm_name!r} sets {key}, which all arms share: set it beside "
+                    "arms"
+                )
+        if "architecture" not in fields:
+            raise InputError(f"{name}: the arm {arm_name!r} has no architecture")
+        separate = bool(fields.pop("separate", False))
+        arms.append(
+            Arm(str(arm_name), {**shared, **(content.get("run") or {}), **fields}, separate)
+        )
+    folders = [arm.folder_name for arm in arms]
+    for arm in arms:
+        if folders.count(arm.folder_name) > 1:
+            raise InputError(f"{name}: the arms have to differ in more than signs: {arm.name!r}")
+    comparison = Comparison(
+        name=name,
+        arms=tuple(arms),
+        training_tokens=int(content["training_tokens"]),
+        learning_rates=tuple(float(rate) for rate in _as_list(content["learning_rates"])),
+        hook_name=content["hook_name"],
+        record_gb=float(content.get("record_gb", 20)),
+        evaluation=content.get("evaluation") or {},
+        description=content.get("description", ""),
+    )
+    for arm in comparison.arms:  # before anything is trained
+        arm_config(arm, comparison.learning_rates[0], seed=0)
+    return comparison
+
+
+def arm_config(arm: Arm, lr: float, seed: int, **more: Any) -> LanguageModelSAERunnerConfig[Any]:
+    """The config of a run; of a ``separate`` arm, of the run at its first hook point.
+
+    Raises:
+        InputError: If the arm's fields cannot be read or contradict each other.
+    """
+    flags = {**arm.flags, "lr": lr, "seed": seed, "checkpoint_path": None, **more}
+    if arm.separate and "hook_name" not in more:
+        flags["hook_name"] = expand_hook_names(arm.flags["hook_name"])[0]
+    try:
+        return build_config(_as_flags(flags))
+    except InputError as error:
+        raise InputError(f"the arm {arm.name!r}: {error}") from error
+
+
+def _as_flags(fields: dict[str, Any]) -> list[str]:
+    flags: list[str] = []
+    for key, value in fields.items():
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        else:
+            flags += [f"--{key}={value}"]
+    return flags
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

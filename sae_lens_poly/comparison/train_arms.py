@@ -1,0 +1,102 @@
+"""Training the arms of a comparison: each run once, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.constants import TRAINER_STATE_FILENAME
+
+from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.side_by_side import side_by_side
+from sae_lens_poly.comparison.arms import Arm, arm_config
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.saved import load_dictionary
+from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.flags import fit_to_model
+from sae_lens_poly.training.runner import TrainingRunner
+
+RUN_FILENAME = "arm.json"
+
+
+def train_arm(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks) -> None:
+    """Train one arm with one seed and save its dictionary to ``folder``.
+
+    A dictionary that is there already is left alone; a run that was stopped goes on from the
+    checkpoint that it saved.
+
+    Args:
+        arm: What to train.
+        lr: Its learning rate.
+        seed: Of its weights, its order of activations and its masking.
+        folder: Where the dictionary will be; what is unfinished is beside it.
+        stack: The model with all hook points of the comparison.
+
+    Raises:
+        InputError: If ``folder`` holds a dictionary of other settings.
+        StoppedRun: If a signal stopped the run, after its state was saved.
+    """
+    settings: dict[str, Any] = {
+        "arm": arm.name,
+        "separate": arm.separate,
+        "flags": {**arm.flags, "lr": lr, "seed": seed},
+    }
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    for place in (folder, unfinished):
+        _check_settings(place, settings)
+    if folder.is_dir():
+        return
+    unfinished.mkdir(parents=True, exist_ok=True)
+    (unfinished / RUN_FILENAME).write_text(json.dumps(settings, indent=2))
+    if arm.separate:
+        folders = [unfinished / "hook_points" / str(i) for i in range(stack.n_hooks)]
+        for own, name in zip(folders, stack.hook_names, strict=True):
+            if not own.is_dir():
+                _train(arm, lr, seed, own.with_name(own.name + ".unfinished"), stack.narrowed(name))
+                own.with_name(own.name + ".unfinished").replace(own)
+        parts = [load_dictionary(own) for own in folders]
+        assert all(isinstance(part, Crosscoder) for part in parts)
+        side_by_side(parts).save_model(unfinished)
+        shutil.rmtree(unfinished / "hook_points")
+    else:
+        _train(arm, lr, seed, unfinished, stack)
+    unfinished.replace(folder)
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / RUN_FILENAME
+    if not path.is_file():
+        return
+    there = json.loads(path.read_text())
+    if there == settings:
+        return
+    old, new = {**there, **there["flags"]}, {**settings, **settings["flags"]}
+    for key in sorted({*old, *new} - {"flags"}):
+        if old.get(key) != new.get(key):
+            raise InputError(
+                f"{str(folder)!r} holds a run with {key}={old.get(key)!r}, and this comparison has "
+                f"{key}={new.get(key)!r}: give another --output, or delete that folder"
+            )
+
+
+def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks) -> None:
+    checkpoints = folder / "checkpoints"
+    cfg = arm_config(
+        arm,
+        lr,
+        seed,
+        hook_name=stack.hook_name,
+        output_path=str(folder),
+        checkpoint_path=str(checkpoints),
+    )
+    if hasattr(cfg.sae, "mask_seed"):
+        cfg.sae.mask_seed = seed
+    states = sorted(checkpoints.rglob(TRAINER_STATE_FILENAME), key=lambda p: p.stat().st_mtime)
+    if states:
+        cfg.resume_from_checkpoint = str(states[-1].parent)
+    torch.manual_seed(seed)
+    TrainingRunner(fit_to_model(cfg, stack.d_in), override_model=stack).run()
+    shutil.rmtree(checkpoints, ignore_errors=True)
