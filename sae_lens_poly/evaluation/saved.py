@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from sae_lens.saes.sae import SAE
 from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, evaluate_dictionary
+from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import print_table, save_picture
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
-from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME, load_text
 
 EVALUATION_FILENAME = "evaluation.json"
 PICTURE_FILENAME = "evaluation.png"
@@ -43,6 +47,56 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
             f"the dictionary in {str(folder)!r} cannot be loaded ({first[:200]}): its files are "
             "damaged or do not belong together; save or download it again"
         ) from error
+
+
+def held_out_batches(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings, n_skipped: int = 0
+) -> list[torch.Tensor]:
+    """Batches of tokens (batch, pos) of the text that training left out.
+
+    Args:
+        sae: A dictionary with metadata.
+        model: Its model.
+        settings: Which text, and how much.
+        n_skipped: Batches left out at the front.
+
+    Raises:
+        InputError: If the text cannot be loaded, or training has read some of it.
+    """
+    metadata = sae.cfg.metadata
+    read = 0 if settings.dataset_path else metadata.n_dataset_rows_read or 0
+    skip_rows = settings.skip_rows
+    path = settings.dataset_path or metadata.dataset_path or EMBEDDED_DATASET_NAME
+    if skip_rows is not None and skip_rows < read and path != EMBEDDED_DATASET_NAME:
+        raise InputError(
+            f"skip_rows={skip_rows}, and training read {read} rows of {path!r}: skip as many at "
+            "least, or name another text"
+        )
+    text = load_text(path, "held_out", skip_rows=read if skip_rows is None else skip_rows)
+    store = ActivationsStore.from_sae(
+        model, sae, text, store_batch_size_prompts=settings.batch_size_prompts
+    )
+    batches = [store.get_batch_tokens() for _ in range(n_skipped + settings.n_batches)]
+    return batches[n_skipped:]
+
+
+def held_out_explained_variance(
+    folder: str | Path, model: StackedHooks, settings: EvaluationSettings
+) -> float:
+    """Pooled explained variance of a saved dictionary, to choose between settings by.
+
+    On the batches after those that :func:`evaluate_saved` reports on.
+    """
+    sae = load_dictionary(folder)
+    variance = ExplainedVariance(saved_scales(sae, model.n_hooks))
+    special = torch.tensor(get_special_token_ids(model.tokenizer))
+    with torch.no_grad():
+        for tokens in held_out_batches(sae, model, settings, settings.n_batches):
+            x = model.gather(tokens)[~torch.isin(tokens, special)].to(sae.dtype)
+            x_hat = sae.decode(sae.encode(x))
+            stacked = (-1, model.n_hooks, model.d_model)
+            variance.update(x.view(stacked), x_hat.view(stacked))
+    return variance.compute()[1]
 
 
 def evaluate_saved(

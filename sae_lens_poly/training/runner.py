@@ -33,6 +33,9 @@ class StoppedRun(InterruptedException):
         super().__init__(f"stopped; state saved to {checkpoint}" if checkpoint else "stopped")
         self.checkpoint = checkpoint
 
+    def __reduce__(self) -> tuple[Any, ...]:  # for its way out of a worker process
+        return StoppedRun, (self.checkpoint,)
+
 
 class TrainingRunner(LanguageModelSAETrainingRunner):
     """Trains a dictionary on one hook point or on several.

@@ -1,0 +1,272 @@
+"""Runs a comparison: rates, seeds, evaluations, tables; what is finished is not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.training.activations_store import ActivationsStore
+from tqdm.auto import tqdm
+
+from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
+from sae_lens_poly.comparison.train_arms import train_arm
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.saved import (
+    EVALUATION_FILENAME,
+    evaluate_saved,
+    held_out_explained_variance,
+)
+from sae_lens_poly.evaluation.settings import EvaluationSettings
+from sae_lens_poly.models.loading import load_stacked_model
+from sae_lens_poly.models.recorded import RecordedStack
+from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.flags import fit_to_model
+from sae_lens_poly.training.runner import StoppedRun
+
+#: The seed of runs that only choose a learning rate; not one that is reported.
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A comparison and the folder of its results; what a worker process needs to know."""
+
+    comparison: Comparison
+    output: Path
+    device: str = "cpu"
+
+    @property
+    def settings(self) -> EvaluationSettings:
+        """How every dictionary is evaluated."""
+        return EvaluationSettings.for_model(self._flags["model_name"], **self.comparison.evaluation)
+
+    @property
+    def _flags(self) -> dict[str, Any]:
+        return self.comparison.arms[0].flags
+
+    def folder(self, arm: Arm, seed: int) -> Path:
+        """Where the dictionary of an arm and a seed lies."""
+        return self.output / "runs" / arm.folder_name / f"seed-{seed}"
+
+    def tuning_folder(self, arm: Arm, lr: float) -> Path:
+        """Where the run of an arm at a learning rate lies."""
+        return self.output / "tuning" / arm.folder_name / f"lr-{lr:g}"
+
+    @cached_property
+    def stack(self) -> StackedHooks:
+        """The model; with its activations recorded if they fit."""
+        cfg = arm_config(self.comparison.arms[0], 1.0, 0)
+        stack = load_stacked_model(
+            cfg.model_name,
+            self.comparison.hook_name,
+            cfg.model_class_name,
+            self.device,
+            cfg.model_from_pretrained_kwargs,
+        )
+        gigabytes = self.comparison.training_tokens * stack.d_in * 4 / 1e9
+        if gigabytes > self.comparison.record_gb:
+            return stack
+        return RecordedStack(stack, self.output / "activations")
+
+    def record(self) -> None:
+        """Run the model over the training text once, so that no arm has to."""
+        stack = self.stack
+        if not isinstance(stack, RecordedStack):
+            return
+        cfg = arm_config(self.comparison.arms[0], 1.0, 0, hook_name=stack.hook_name)
+        store = ActivationsStore.from_config(
+            stack, fit_to_model(cfg, stack.d_in), load_text(cfg.dataset_path, "train")
+        )
+        per_batch = cfg.store_batch_size_prompts * cfg.context_size
+        for _ in tqdm(
+            range(self.comparison.training_tokens // per_batch), desc="activations", unit="batch"
+        ):
+            store.get_activations(store.get_batch_tokens())
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work on one arm, for one process."""
+
+    arm: Arm
+    kind: str
+    """``tune`` or ``train`` or ``evaluate``."""
+    lr: float
+    seed: int
+
+    def do(self, bench: Bench) -> None:
+        """Do it, unless its result is there."""
+        if self.kind == "tune":
+            folder = bench.tuning_folder(self.arm, self.lr)
+            train_arm(self.arm, self.lr, TUNING_SEED, folder, bench.stack)
+            result = folder / "explained_variance.json"
+            if not result.is_file():
+                value = held_out_explained_variance(folder, bench.stack, bench.settings)
+                _write(result, value)
+            return
+        folder = bench.folder(self.arm, self.seed)
+        train_arm(self.arm, self.lr, self.seed, folder, bench.stack)
+        if self.kind == "evaluate" and not _is_evaluated(folder, bench.settings):
+            evaluate_saved(
+                folder, bench.settings, device=bench.device, model=bench.stack, quiet=True
+            )
+
+
+def run_comparison(
+    comparison: Comparison,
+    output: Path,
+    seeds: Sequence[int],
+    jobs: int = 1,
+    device: str = "cpu",
+    evaluate: bool = True,
+) -> dict[str, Any]:
+    """Train and evaluate all arms; what a former call finished is kept.
+
+    Args:
+        comparison: What to compare.
+        output: Folder of all results.
+        seeds: One run of every arm for each.
+        jobs: Processes that work at once, sharing the processor's cores.
+        device: Where to train and evaluate.
+        evaluate: Whether to evaluate, too.
+
+    Returns:
+        The learning rate of each arm and, by arm and seed, the evaluation.
+
+    Raises:
+        InputError: If the folder holds runs of other settings, or something cannot be loaded.
+        StoppedRun: If a signal stopped it; the next call goes on.
+    """
+    bench = Bench(comparison, output, device)
+    output.mkdir(parents=True, exist_ok=True)
+    bench.record()
+    rates = comparison.learning_rates
+    if len(rates) > 1:
+        tuning = [Task(arm, "tune", lr, TUNING_SEED) for arm in comparison.arms for lr in rates]
+        _do_all(tuning, bench, jobs, "learning rates")
+    chosen = {arm.name: _best_rate(bench, arm) for arm in comparison.arms}
+    kind = "evaluate" if evaluate else "train"
+    # Seed by seed, so that a comparison that is cut short has whole seeds.
+    tasks = [Task(arm, kind, chosen[arm.name], seed) for seed in seeds for arm in comparison.arms]
+    _do_all(tasks, bench, jobs, "arms and seeds")
+    if not evaluate:
+        return {"learning_rates": chosen}
+    return {
+        "learning_rates": chosen,
+        "settings": bench.settings.to_dict(),
+        "evaluations": {
+            arm.name: {
+                str(seed): json.loads((bench.folder(arm, seed) / EVALUATION_FILENAME).read_text())
+                for seed in seeds
+            }
+            for arm in comparison.arms
+        },
+    }
+
+
+def _best_rate(bench: Bench, arm: Arm) -> float:
+    rates = bench.comparison.learning_rates
+    if len(rates) == 1:
+        return rates[0]
+    found = {
+        lr: json.loads((bench.tuning_folder(arm, lr) / "explained_variance.json").read_text())
+        for lr in rates
+    }
+    return max(found, key=lambda lr: found[lr])
+
+
+def _is_evaluated(folder: Path, settings: EvaluationSettings) -> bool:
+    path = folder / EVALUATION_FILENAME
+    return path.is_file() and json.loads(path.read_text())["settings"] == settings.to_dict()
+
+
+def _write(path: Path, value: Any) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value))
+    unfinished.replace(path)
+
+
+def _do_all(tasks: list[Task], bench: Bench, jobs: int, what: str) -> None:
+    with tqdm(total=len(tasks), desc=what, unit="run") as progress:
+        if jobs == 1:
+            for task in tasks:
+                progress.set_postfix_str(f"{task.arm.name}, lr {task.lr:g}, seed {task.seed}")
+                task.do(bench)
+                progress.update()
+            return
+        for _ in _in_processes(tasks, bench, jobs):
+            progress.update()
+
+
+def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
+    threads = max(1, torch.get_num_threads() // jobs)
+    # Bars of several processes would overwrite each other. Workers read it when they start.
+    os.environ["TQDM_DISABLE"] = "1"
+    pool = ProcessPoolExecutor(
+        jobs,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(Bench(bench.comparison, bench.output, bench.device), threads),
+    )
+    with pool, _passing_on_sigterm():
+        futures = [pool.submit(_do_in_worker, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                if (error := future.result()) is not None:
+                    raise error
+                yield
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _passing_on_sigterm() -> Iterator[None]:
+    """Within it, SIGTERM to this process stops the workers as Ctrl-C would."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+_bench: Bench | None = None
+
+
+def _start_worker(bench: Bench, threads: int) -> None:
+    global _bench
+    import sae_lens_poly  # noqa: F401 (registers the architectures)
+
+    torch.set_num_threads(threads)
+    logging.getLogger("sae_lens").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    _bench = bench
+
+
+def _do_in_worker(task: Task) -> Exception | None:
+    assert _bench is not None
+    try:
+        task.do(_bench)
+    except (InputError, StoppedRun) as error:  # handed over; a traceback tells nothing here
+        return error
+    except KeyboardInterrupt:
+        return StoppedRun(None)
+    return None

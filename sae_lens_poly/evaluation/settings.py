@@ -1,0 +1,83 @@
+"""What an evaluation is measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
+from sae_lens_poly.errors import InputError
+
+#: Labelled sets that come with the package; see the modules of these names.
+TOKEN_TASKS, STDLIB_PACKAGES = "tokens", "stdlib-packages"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings of :func:`~sae_lens_poly.evaluation.saved.evaluate_saved`.
+
+    They are saved with the figures, so that evaluating the same dictionary again gives the same.
+
+    Args:
+        n_batches: Number of batches of tokens for reconstruction, latents and interactions.
+        batch_size_prompts: Contexts in a batch.
+        n_splice_batches: How many of them splices are measured on, the first ones. A splice is a
+            run of the whole model, and there are dozens of them.
+        n_coherence_tokens: Tokens that functional coherence is measured on, the first ones.
+        dataset_path: Other text than that of training; None: what training left out.
+        skip_rows: Rows of the text that are left out at its front; None: those that training read
+            (none of another data set).
+        probing: Labelled sets for sparse probing: ``tokens`` (syntax of Python, on the embedded
+            model), ``stdlib-packages``, or paths and names of data sets with a text and a label.
+        probe_ks: Numbers of latents that a probe may use.
+        n_probe_train: Examples that a probe is trained on at most, half of them positive.
+        n_probe_test: Examples that it is tested on at most.
+        n_pairs: Random pairs of latents that interactions are correlated with co-occurrence over.
+        seed: Of all draws.
+    """
+
+    n_batches: int = 8
+    batch_size_prompts: int = 8
+    n_splice_batches: int = 2
+    n_coherence_tokens: int = 4096
+    dataset_path: str | None = None
+    skip_rows: int | None = None
+    probing: tuple[str, ...] = ()
+    probe_ks: tuple[int, ...] = (1, 2, 5)
+    n_probe_train: int = 4000
+    n_probe_test: int = 1000
+    n_pairs: int = 50_000
+    seed: int = 0
+
+    @classmethod
+    def for_model(cls, model_name: str, **fields: Any) -> EvaluationSettings:
+        """The settings for a model, with some fields given.
+
+        Raises:
+            InputError: If there is no field of a name.
+        """
+        if model_name == EMBEDDED_MODEL_NAME:
+            fields = {"probing": (TOKEN_TASKS, STDLIB_PACKAGES), **fields}
+        return cls.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> EvaluationSettings:
+        """Settings from plain values, as JSON and YAML have them.
+
+        Raises:
+            InputError: If there is no field of a name.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                raise InputError(f"evaluation: unknown field {key!r}; there are {', '.join(known)}")
+        lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list | tuple)}
+        return cls(**{**fields, **lists})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
