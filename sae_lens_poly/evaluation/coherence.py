@@ -34,12 +34,19 @@ class FunctionalCoherence:
     ``C_i = sum_l Delta_il / max_l Delta_il``. A code that falls below its threshold counts as a
     change of 100%, so the figure is given before the selection too.
 
+    Relative changes do not depend on the units of a hook point: raw and normalised inputs give one
+    and the same figure, as long as *zero* means one thing. It can mean two. Where the decoder bias
+    is taken off the input, the encoder's input is zero when the activation is at ``b_dec`` (as with
+    stochastic layer masking); when the raw activation itself is zeroed, the encoder sees
+    ``-b_dec``, and a hook point with a large mean looks more important than it is.
+
     Args:
         sae: An inference crosscoder.
+        raw: Whether the raw activation is zeroed, instead of the encoder's input.
     """
 
-    def __init__(self, sae: Crosscoder) -> None:
-        self.sae = sae
+    def __init__(self, sae: Crosscoder, raw: bool = False) -> None:
+        self.sae, self.raw = sae, raw
         shape = (sae.cfg.d_sae, sae.n_hooks)
         self.changes = torch.zeros(2, *shape, dtype=torch.float64)
         self.n_active = torch.zeros(shape[0], dtype=torch.float64)
@@ -63,7 +70,12 @@ class FunctionalCoherence:
     def _both(
         self, x: torch.Tensor, seen: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        pre = self.sae.pre_activations(self.sae.centred(x, seen))
+        if self.raw and seen is not None:
+            zeroed = self.sae.per_hook(x) * seen[:, None]
+            sae_in = self.sae.centred(zeroed.flatten(-2))
+        else:
+            sae_in = self.sae.centred(x, seen)
+        pre = self.sae.pre_activations(sae_in)
         return pre, self.sae.gate(pre)
 
     def compute(self) -> Coherence:

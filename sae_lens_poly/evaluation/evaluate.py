@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_poly.analysis.interactions import (
+    CoOccurrence,
+    interaction_correlations,
+    random_pairs,
+)
+from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
+from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.evaluation.coherence import FunctionalCoherence
 from sae_lens_poly.evaluation.metrics import (
+    CosineSimilarity,
     DegreeShares,
     ExplainedVariance,
     LatentActivity,
-    SpliceLoss,
+    MeanSquaredError,
 )
+from sae_lens_poly.evaluation.probing_sets import (
+    ProbingSet,
+    Summary,
+    TextSet,
+    load_probing_sets,
+)
+from sae_lens_poly.evaluation.settings import EvaluationSettings
+from sae_lens_poly.evaluation.splicing import SpliceBaselines, Splices, measure_splices
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 
@@ -28,8 +46,22 @@ class Figures:
     explained_variance: float
     explained_variance_linear: float
     """With the terms above degree 1 left out."""
+    mse: float
+    """Squared error per token, summed over d_model; pooled: in normalised units, all summed."""
+    mse_normalised: float
+    """The same in units in which all hook points have the same mean norm."""
+    cosine: float
+    """Mean cosine of activation and reconstruction."""
+    l0: float
+    """Active latents per token, of those that write the hook point; pooled: of all."""
+    n_dead: int
+    """Of the same latents, those that were active on no token."""
+    n_dense: int
+    """Of the same latents, those that were active on more than a tenth of the tokens."""
+    n_latents: int
+    """How many the same latents are."""
     ce_recovered: float
-    """Share of the cross-entropy between zeroed and clean that the splice keeps."""
+    """Share of the cross-entropy between zeroed and clean that the splice keeps, clean codes."""
     ce_spliced: float
     """Nats per token with the splice."""
     degree_shares: dict[int, float]
@@ -43,9 +75,11 @@ class Evaluation:
     per_hook: dict[str, Figures]
     pooled: Figures
     l0: float
-    """Active latents per token. One code serves all hook points."""
+    """Active latents per token."""
     n_dead: int
     """Latents that were active on none of the tokens."""
+    n_dense: int
+    """Latents that were active on more than a tenth of the tokens."""
     d_sae: int
     n_tokens: int
     """Tokens counted, special tokens excluded."""
@@ -53,106 +87,163 @@ class Evaluation:
     """Predictions counted in the cross-entropies."""
     ce_clean: float
     """Nats per token of the model alone."""
+    splicing: Splices
+    coherence: dict[str, float] | None = None
+    """Of crosscoders over several hook points: functional coherence, means over live latents, of
+    codes (``selected``) and pre-activations, with raw zeros too, and of the decoder."""
+    direction_cosine: float | None = None
+    """Mean cosine of live latents' directions between neighbouring hook points."""
+    interactions: dict[str, dict[str, float]] | None = None
+    """Of polynomial decoders: correlation with co-occurrence of B_ij and its controls."""
+    probing: dict[str, dict[str, Summary]] = field(default_factory=dict)
+    """Labelled set to features (codes, raw activations) to scores."""
+    class_separation: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Labelled set of texts to Wasserstein-1 distances."""
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
-        return asdict(self)
+        return {**asdict(self), "settings": self.settings.to_dict()}
+
+
+class EvaluationData:
+    """The text and the labelled sets of one model, shared by the dictionaries that are evaluated.
+
+    What depends on the model alone (runs without dictionary, ablations, probes on raw activations)
+    is computed once, when first asked for.
+
+    Args:
+        model: The model with its hook points stacked.
+        batches: Token batches, as ``ActivationsStore.get_batch_tokens`` gives them.
+        special_tokens: Ids to leave out, as SAELens' ``get_special_token_ids`` gives them. They are
+            neither counted nor replaced.
+        settings: How much of it is used for what.
+    """
+
+    def __init__(
+        self,
+        model: StackedHooks,
+        batches: Iterable[torch.Tensor],
+        special_tokens: Iterable[int] = (),
+        settings: EvaluationSettings | None = None,
+    ) -> None:
+        self.model, self.batches = model, list(batches)
+        self.special_tokens = list(special_tokens)
+        self.settings = settings or EvaluationSettings()
+
+    @cached_property
+    def baselines(self) -> SpliceBaselines:
+        """What splices are compared with."""
+        n = self.settings.n_splice_batches
+        return SpliceBaselines(self.model, self.batches[:n], self.special_tokens)
+
+    @cached_property
+    def probing_sets(self) -> list[ProbingSet]:
+        """The labelled sets."""
+        return load_probing_sets(self.model, self.settings)
+
+    def keep(self, tokens: torch.Tensor) -> torch.Tensor:
+        """True where a token counts, (batch, pos)."""
+        special = torch.tensor(self.special_tokens, dtype=torch.long, device=tokens.device)
+        return ~torch.isin(tokens, special)
 
 
 @torch.no_grad()
-def evaluate_dictionary(
-    sae: SAE[Any],
-    model: StackedHooks,
-    batches: Iterable[torch.Tensor],
-    special_tokens: Iterable[int] = (),
-    n_splice_batches: int | None = None,
-) -> Evaluation:
-    """Measure a dictionary on batches of tokens (batch, pos).
-
-    Special tokens are neither counted nor replaced. Splices use *clean* codes: computed from all
-    hook points of the unmodified run, also where an early one is replaced.
+def evaluate_dictionary(sae: SAE[Any], data: EvaluationData) -> Evaluation:
+    """Measure a dictionary.
 
     Args:
-        sae: A dictionary that takes the raw activations of ``model``'s virtual hook point.
-        model: The model with its hook points stacked.
-        batches: Token batches, as ``ActivationsStore.get_batch_tokens`` gives them.
-        special_tokens: Ids to leave out, as SAELens' ``get_special_token_ids`` gives them.
-        n_splice_batches: How many of the batches the splices are measured on, the first ones;
-            None: all. A splice costs two runs of the model per hook point.
+        sae: A dictionary that takes the raw activations of the model's virtual hook point.
+        data: The model, and what it is measured on.
     """
+    model, settings = data.model, data.settings
     n_hooks = model.n_hooks
     # What no latent writes is not reconstructed, and has no figures.
     written = list(getattr(sae, "written_hooks", range(n_hooks)))
     scales = saved_scales(sae, n_hooks)[written]
     variance, variance_linear = ExplainedVariance(scales), ExplainedVariance(scales)
+    error, cosine = MeanSquaredError(scales), CosineSimilarity(scales)
     activity, shares, pooled_shares = LatentActivity(sae.cfg.d_sae), DegreeShares(), DegreeShares()
-    sites = [*([i] for i in written), written]
-    splices = [SpliceLoss() for _ in sites]
-    ce_clean = 0.0
-    special = torch.tensor(list(special_tokens), dtype=torch.long)
+    coherence = _coherence_of(sae)
+    pairs = _pairs_of(sae, settings)
 
-    for number, tokens in enumerate(tqdm(batches, desc="evaluating", leave=False)):
-        keep = ~torch.isin(tokens, special.to(tokens.device))
-        (_, clean_loss), cache = model.run_with_cache(
-            tokens,
-            names_filter=[model.hook_name],
-            return_type="both",
-            loss_per_token=True,
-        )
-        x = cache[model.hook_name]
-        z = sae.encode(x.to(sae.device))
+    for tokens in tqdm(data.batches, desc="evaluating", leave=False):
+        keep = data.keep(tokens)
+        x = model.gather(tokens)[keep]
+        sae_in = x.to(sae.device, sae.dtype)
+        z = sae.encode(sae_in)
         terms = _degree_terms(sae, z)
-        x_hat = sae.decode(z).to(x)
-
         stacked = (-1, n_hooks, model.d_model)
-        x_kept, x_hat_kept = (at[keep].view(stacked)[:, written] for at in (x, x_hat))
-        terms_kept = {d: term.to(x)[keep].view(stacked)[:, written] for d, term in terms.items()}
-        above_linear = sum(t for d, t in terms_kept.items() if d > 1)
-        variance.update(x_kept, x_hat_kept)
-        variance_linear.update(x_kept, x_hat_kept - above_linear)
-        activity.update(z[keep.to(z.device)])
-        shares.update(terms_kept)
-        scaled = {d: (t * scales.to(x)[:, None]).flatten(1) for d, t in terms_kept.items()}
+        x, x_hat = (at.to(x).view(stacked)[:, written] for at in (x, sae.decode(z)))
+        terms = {d: term.to(x).view(stacked)[:, written] for d, term in terms.items()}
+        above_linear = sum(t for d, t in terms.items() if d > 1)
+        variance.update(x, x_hat)
+        variance_linear.update(x, x_hat - above_linear)
+        error.update(x, x_hat)
+        cosine.update(x, x_hat)
+        activity.update(z)
+        shares.update(terms)
+        scaled = {d: (t * scales.to(x)[:, None]).flatten(1) for d, t in terms.items()}
         pooled_shares.update({d: t[:, None] for d, t in scaled.items()})
+        n_left = settings.n_coherence_tokens - (activity.n_tokens - len(z))
+        for measure in coherence.values():
+            if n_left > 0:
+                measure.update(sae_in[:n_left])
+        if pairs is not None:
+            pairs.update(z)
 
-        if n_splice_batches is not None and number >= n_splice_batches:
-            continue
-        replacement = torch.where(keep[..., None], x_hat, x)
-        counted = keep[:, :-1]
-        ce_clean += clean_loss[counted].sum().item()
-        for at, splice in zip(sites, splices, strict=True):
-            losses = [
-                model.splice(tokens, new, at=at, return_type="both", loss_per_token=True)[1]
-                for new in (replacement, torch.zeros_like(x))
-            ]
-            splice.update(clean_loss[counted], *(loss[counted] for loss in losses))
-
+    splices = measure_splices(sae, data.baselines)
+    names = [model.hook_names[hook] for hook in written]
+    per_hook_activity = activity.per_hook(_writes(sae, n_hooks)[:, written])
     ev, ev_pooled = variance.compute()
     ev_linear, ev_linear_pooled = variance_linear.compute()
-    per_hook_shares = shares.compute()
-    recovered = [splice.compute() for splice in splices]
-    l0, n_dead = activity.compute()
+    mse, similarity = error.compute(), cosine.compute()
+    degree = shares.compute()
     per_hook = {
-        model.hook_names[hook]: Figures(
-            ev[i], ev_linear[i], *recovered[i], {d: s[i] for d, s in per_hook_shares.items()}
+        name: Figures(
+            ev[i],
+            ev_linear[i],
+            mse["raw"].per_hook[i],
+            mse["normalised"].per_hook[i],
+            similarity.per_hook[i],
+            **asdict(per_hook_activity[i]),
+            ce_recovered=splices.alone[name]["clean"].ce_recovered,
+            ce_spliced=splices.alone[name]["clean"].ce,
+            degree_shares={d: s[i] for d, s in degree.items()},
         )
-        for i, hook in enumerate(written)
+        for i, name in enumerate(names)
     }
+    whole = activity.figures()
     pooled = Figures(
         ev_pooled,
         ev_linear_pooled,
-        *recovered[-1],
-        {d: s[0] for d, s in pooled_shares.compute().items()},
+        mse["normalised"].pooled,
+        mse["normalised"].pooled,
+        similarity.pooled,
+        **asdict(whole),
+        ce_recovered=splices.together["clean"].ce_recovered,
+        ce_spliced=splices.together["clean"].ce,
+        degree_shares={d: s[0] for d, s in pooled_shares.compute().items()},
     )
+    live = activity.n_active > 0
+    probing, separation = _probe(sae, data)
     return Evaluation(
         per_hook=per_hook,
         pooled=pooled,
-        l0=l0,
-        n_dead=n_dead,
+        l0=whole.l0,
+        n_dead=whole.n_dead,
+        n_dense=whole.n_dense,
         d_sae=sae.cfg.d_sae,
         n_tokens=activity.n_tokens,
-        n_tokens_spliced=splices[0].n_tokens,
-        ce_clean=ce_clean / splices[0].n_tokens,
+        n_tokens_spliced=splices.n_tokens,
+        ce_clean=splices.ce_clean,
+        splicing=splices,
+        coherence=_coherence_figures(sae, coherence, live),
+        direction_cosine=_direction_cosine(sae, live),
+        interactions=None if pairs is None else interaction_correlations(sae, pairs, settings.seed),
+        probing=probing,
+        class_separation=separation,
+        settings=settings,
     )
 
 
@@ -160,3 +251,55 @@ def _degree_terms(sae: SAE[Any], z: torch.Tensor) -> dict[int, torch.Tensor]:
     if isinstance(sae, PolynomialDictionary) and sae.cfg.normalize_activations == "none":
         return sae.degree_terms(z)
     return {1: sae.decode(z) - sae.b_dec}
+
+
+def _writes(sae: SAE[Any], n_hooks: int) -> torch.Tensor:
+    """Nonzero where a latent writes a hook point, (d_sae, n_hooks)."""
+    if isinstance(sae, Crosscoder):
+        return sae.structure.write_mask(sae.b_enc)
+    return torch.ones(sae.cfg.d_sae, n_hooks)
+
+
+def _coherence_of(sae: SAE[Any]) -> dict[str, FunctionalCoherence]:
+    if not isinstance(sae, Crosscoder) or sae.n_hooks < 2:
+        return {}
+    return {"": FunctionalCoherence(sae), "_raw": FunctionalCoherence(sae, raw=True)}
+
+
+def _coherence_figures(
+    sae: SAE[Any], measures: dict[str, FunctionalCoherence], live: torch.Tensor
+) -> dict[str, float] | None:
+    if not measures:
+        return None
+    found = {}
+    for suffix, measure in measures.items():
+        selected, pre_activation = measure.compute().mean()
+        found |= {f"selected{suffix}": selected, f"pre_activation{suffix}": pre_activation}
+    found["decoder"] = decoder_profile(sae).n_effective[live].nanmean().item()
+    return found
+
+
+def _direction_cosine(sae: SAE[Any], live: torch.Tensor) -> float | None:
+    if not isinstance(sae, Crosscoder) or len(sae.written_hooks) < 2:
+        return None
+    mean = direction_cosines(sae, live).neighbours.nanmean().item()
+    return None if mean != mean else mean  # no latent writes two
+
+
+def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | None:
+    interact = isinstance(sae, PolynomialDictionary) and sae.polynomial is not None
+    if not interact or sae.cfg.decoder != "interactions":
+        return None
+    return CoOccurrence(random_pairs(sae.cfg.d_sae, settings.n_pairs, settings.seed))
+
+
+def _probe(
+    sae: SAE[Any], data: EvaluationData
+) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
+    probing, separation = {}, {}
+    for own in tqdm(data.probing_sets, desc="probing", leave=False):
+        codes = own.codes(sae)
+        probing[own.name] = own.probe(sae, codes) | own.ceiling
+        if isinstance(own, TextSet):
+            separation[own.name] = own.separation(sae, codes)
+    return probing, separation

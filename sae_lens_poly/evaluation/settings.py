@@ -30,6 +30,7 @@ class EvaluationSettings:
             (none of another data set).
         probing: Labelled sets for sparse probing: ``tokens`` (syntax of Python, on the embedded
             model), ``stdlib-packages``, or paths and names of data sets with a text and a label.
+        max_texts_per_class: Texts of a class at most, train and test together; None: all.
         probe_ks: Numbers of latents that a probe may use.
         n_probe_train: Examples that a probe is trained on at most, half of them positive.
         n_probe_test: Examples that it is tested on at most.
@@ -44,6 +45,7 @@ class EvaluationSettings:
     dataset_path: str | None = None
     skip_rows: int | None = None
     probing: tuple[str, ...] = ()
+    max_texts_per_class: int | None = 1000
     probe_ks: tuple[int, ...] = (1, 2, 5)
     n_probe_train: int = 4000
     n_probe_test: int = 1000

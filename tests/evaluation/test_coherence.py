@@ -56,3 +56,22 @@ def test_a_latent_below_its_threshold_has_changed_by_all_of_it():
 def test_decoder_side():
     norms = torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
     torch.testing.assert_close(decoder_coherence(norms), torch.tensor([1.0, 3.0, 1.5]))
+
+
+@torch.no_grad()
+def test_a_raw_zero_is_not_the_zero_of_the_encoder():
+    """One hook point of two has a large mean; the latent reads the variation of both alike."""
+    sae = training_dictionary("linear", d_sae=2, k=1, apply_b_dec_to_input=True).to_inference()
+    sae.W_enc.zero_()
+    sae.W_enc.view(L, D, 2)[:2, 0, 0] = 1.0
+    sae.threshold.fill_(0.01)
+    sae.b_dec.zero_()
+    sae.b_dec.view(L, D)[1, 0] = 3.0
+    x = torch.zeros(10, L, D)
+    x[:, 0, 0], x[:, 1, 0] = 1.0, 3.0 + 1.0
+    centred, raw = FunctionalCoherence(sae), FunctionalCoherence(sae, raw=True)
+    centred.update(x.flatten(1))
+    raw.update(x.flatten(1))
+    assert centred.compute().pre_activation[0] == pytest.approx((0.5 + 0.5) / 0.5)
+    # 1 + (4 - 3) = 2 without the second hook point is 1 - 3 = -2: a change of 4 / 2.
+    assert raw.compute().pre_activation[0] == pytest.approx((0.5 + 2.0) / 2.0)

@@ -1,0 +1,168 @@
+"""Labelled sets of one model: features of a dictionary on them, and how well classes are told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sae_lens.saes.sae import SAE
+from scipy import sparse
+
+from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.evaluation.labelled_text import LabelledText, load_labelled
+from sae_lens_poly.evaluation.pooled_features import (
+    hook_columns,
+    pooled_activations,
+    pooled_codes,
+)
+from sae_lens_poly.evaluation.probing import Features, Task, class_tasks, probe_tasks, summarise
+from sae_lens_poly.evaluation.scaled_codes import latent_norms, sparse_codes
+from sae_lens_poly.evaluation.settings import TOKEN_TASKS, EvaluationSettings
+from sae_lens_poly.evaluation.token_tasks import TokenTasks, token_activations, token_tasks
+from sae_lens_poly.evaluation.wasserstein import ClassSeparation, class_separation
+from sae_lens_poly.models.stacked_hooks import StackedHooks
+
+#: Number of latents, as text, to figures; see :func:`summarise`.
+Summary = dict[str, dict[str, Any]]
+
+
+class ProbingSet(ABC):
+    """Examples with labels, and binary tasks on them that are the same for every dictionary.
+
+    Args:
+        name: As the settings have it.
+        model: The model with its hook points stacked.
+        settings: Sizes of the tasks, numbers of latents, and the seed.
+    """
+
+    def __init__(self, name: str, model: StackedHooks, settings: EvaluationSettings) -> None:
+        self.name, self.model, self.settings = name, model, settings
+
+    @property
+    @abstractmethod
+    def tasks(self) -> list[Task]:
+        """The tasks; their rows are those of the features."""
+
+    @abstractmethod
+    def codes(self, sae: SAE[Any]) -> tuple[Features, Features]:
+        """Feature activations times decoder norm of train and test examples, (n, d_sae) each."""
+
+    @abstractmethod
+    def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Raw activations of train and test examples, (n, d_in) each."""
+
+    def score(self, train: Features, test: Features, with_all: bool = False) -> Summary:
+        """Probes on features: with each number of latents, and with all if asked for."""
+        ks = [*self.settings.probe_ks, *([None] if with_all else [])]
+        return summarise(probe_tasks(train, test, self.tasks, ks))
+
+    @cached_property
+    def ceiling(self) -> dict[str, Summary]:
+        """Probes on raw activations: of the stack, also on all dimensions; of each hook point."""
+        train, test = self.activations()
+        found = {"raw": self.score(train, test, with_all=True)}
+        for hook, name in enumerate(self.model.hook_names if self.model.n_hooks > 1 else []):
+            own = [hook_columns(x, self.model, hook) for x in (train, test)]
+            found[f"raw at {name}"] = self.score(*own)
+        return found
+
+    def probe(self, sae: SAE[Any], codes: tuple[Features, Features]) -> dict[str, Summary]:
+        """Probes on the codes of a dictionary; where latents read single hook points, by these."""
+        train, test = codes
+        found = {"codes": self.score(train, test)}
+        if isinstance(sae, StackedDictionary) and not sae.structure.is_full:
+            reads = sae.structure.read_mask(sae.b_enc).bool().cpu().numpy()
+            for hook, name in enumerate(self.model.hook_names):
+                own = np.flatnonzero(reads[:, hook])
+                if len(own) >= max(self.settings.probe_ks):
+                    found[f"codes at {name}"] = self.score(train[:, own], test[:, own])
+        return found
+
+
+class TextSet(ProbingSet):
+    """Texts of several classes; an example is a text, its features means over tokens."""
+
+    def __init__(self, name: str, model: StackedHooks, settings: EvaluationSettings) -> None:
+        super().__init__(name, model, settings)
+        self.text: LabelledText = load_labelled(
+            name, max_per_class=settings.max_texts_per_class, seed=settings.seed
+        )
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        s = self.settings
+        labels = self.text.train_labels, self.text.test_labels
+        return class_tasks(*labels, s.n_probe_train, s.n_probe_test, s.seed)
+
+    def codes(self, sae: SAE[Any]) -> tuple[Features, Features]:
+        train, test = (
+            pooled_codes(sae, self.model, texts)
+            for texts in (self.text.train_texts, self.text.test_texts)
+        )
+        return train, test
+
+    def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        train, test = (
+            pooled_activations(self.model, texts)
+            for texts in (self.text.train_texts, self.text.test_texts)
+        )
+        return train, test
+
+    def separation(self, sae: SAE[Any], codes: tuple[Features, Features]) -> dict[str, float]:
+        """Wasserstein-1 between a class and as many other texts, means over classes.
+
+        PolySAE's figure (Koromilas et al. 2026) and its scale-free forms; see
+        :class:`~sae_lens_poly.evaluation.wasserstein.ClassSeparation`.
+        """
+        norms = latent_norms(sae).float().cpu()
+        z = torch.from_numpy(codes[0]) / norms.clamp_min(1e-12)
+        found: list[ClassSeparation] = []
+        for task in self.tasks:
+            positive = torch.from_numpy(task.train_positive)
+            own = z[torch.from_numpy(task.train)]
+            found.append(class_separation(own[positive], own[~positive], norms))
+        fields = ("as_published", "by_decoder_norm", "by_standard_deviation")
+        return {field: float(np.mean([getattr(f, field) for f in found])) for field in fields}
+
+
+class TokenSet(ProbingSet):
+    """Tokens of Python source; an example is a token, with gold labels from Python itself."""
+
+    @cached_property
+    def drawn(self) -> TokenTasks:
+        """Contexts and tasks."""
+        return token_tasks(self.model, seed=self.settings.seed)
+
+    @property
+    def tasks(self) -> list[Task]:
+        return self.drawn.tasks
+
+    def codes(self, sae: SAE[Any]) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        train, test = (sparse_codes(sae, torch.from_numpy(x)) for x in self.activations())
+        return train, test
+
+    @cached_property
+    def _activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        train, test = (
+            token_activations(self.model, part) for part in (self.drawn.train, self.drawn.test)
+        )
+        return train, test
+
+    def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._activations
+
+
+def load_probing_sets(model: StackedHooks, settings: EvaluationSettings) -> list[ProbingSet]:
+    """The sets that the settings name.
+
+    Raises:
+        InputError: If one cannot be loaded.
+    """
+    return [
+        (TokenSet if name == TOKEN_TASKS else TextSet)(name, model, settings)
+        for name in settings.probing
+    ]
