@@ -35,10 +35,16 @@ class Module:
     text: str
 
 
-def is_held_out(module_name: str) -> bool:
-    """Whether the module of this dotted name belongs to the held-out split."""
+def is_held_out(module_name: str, modulus: int = HELD_OUT_MODULUS) -> bool:
+    """Whether the module of this dotted name belongs to the held-out split.
+
+    Args:
+        module_name: For example ``email.mime.text``.
+        modulus: One module in this many is held out. With a divisor of :data:`HELD_OUT_MODULUS`
+            it is a larger split, of which the held-out one is part.
+    """
     digest = hashlib.sha256(module_name.encode()).hexdigest()
-    return int(digest, 16) % HELD_OUT_MODULUS == 0
+    return int(digest, 16) % modulus == 0
 
 
 @cache

@@ -48,7 +48,7 @@ def load_text(
     """
     if dataset_path in ("", EMBEDDED_DATASET_NAME):
         return stdlib_dataset(split)
-    dataset = _load(dataset_path, streaming)
+    dataset = load_rows(dataset_path, streaming)
     if split == "train" or not skip_rows:
         return dataset
     if isinstance(dataset, Dataset) and skip_rows >= len(dataset):
@@ -59,7 +59,16 @@ def load_text(
     return dataset.skip(skip_rows)
 
 
-def _load(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
+def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
+    """All rows of a file, of a saved folder, or of the train split of a hub data set.
+
+    Args:
+        dataset_path: As :func:`load_text` takes it, but ``stdlib``.
+        streaming: Whether a hub data set is streamed.
+
+    Raises:
+        InputError: If the data set cannot be found or read.
+    """
     path = Path(dataset_path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     try:
