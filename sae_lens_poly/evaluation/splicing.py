@@ -8,7 +8,7 @@ which activations they were computed from (``kinds`` of :func:`measure_splices`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ from sae_lens_poly.models.stacked_models import StackedModels
 #: What a dictionary can put in place of activations, and what it is compared with.
 KINDS = ("clean", "causal", "linear")
 ABLATIONS = ("zero", "mean")
+
+#: Tokens that the model runs on at a time: a larger batch is run in parts, by rows. Logits are
+#: d_vocab numbers a token, and several of them are alive at once.
+TOKENS_AT_A_TIME = 1024
 
 #: Numbers of the hook points that are replaced together.
 Site = tuple[int, ...]
@@ -91,7 +95,7 @@ class _Cost:
 
 @dataclass(frozen=True)
 class _CleanRun:
-    """One batch through the model alone."""
+    """Some tokens through the model alone."""
 
     tokens: torch.Tensor
     keep: torch.Tensor
@@ -116,7 +120,7 @@ class SpliceBaselines:
     """The model alone and with hook points ablated, on some batches: shared by dictionaries.
 
     Ablations are run when a dictionary first asks for a site, and kept. Of the model alone, sums
-    and tokens are kept; its logits are computed anew for every pass and live for one batch.
+    and tokens are kept; its logits are computed anew for every pass, on a few tokens at a time.
 
     Args:
         model: The model with its hook points stacked.
@@ -140,7 +144,8 @@ class SpliceBaselines:
         batches: Iterable[torch.Tensor],
         special_tokens: Iterable[int] = (),
     ) -> None:
-        self.model, self.batches = model, list(batches)
+        self.model = model
+        self.batches = [part for tokens in batches for part in _in_parts(tokens)]
         self._special = torch.tensor(list(special_tokens), dtype=torch.long)
         keeps = [self._keep(tokens) for tokens in self.batches]
         self.n_tokens = sum(int(keep[:, :-1].sum()) for keep in keeps)
@@ -166,7 +171,7 @@ class SpliceBaselines:
 
     @torch.no_grad()
     def clean_runs(self) -> Iterator[_CleanRun]:
-        """Run the model alone on one batch after the other."""
+        """Run the model alone on one part of the text after the other."""
         name = self.model.hook_name
         for tokens in self.batches:
             logits, cache = self.model.run_with_cache(
@@ -204,6 +209,10 @@ class SpliceBaselines:
             kl,
             _recovered(kl, 0.0, zero.kl / self.n_tokens_kl),
         )
+
+
+def _in_parts(tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tokens.split(max(1, TOKENS_AT_A_TIME // tokens.shape[1]))
 
 
 def _recovered(spliced: float, clean: float, ablated: float) -> float:
@@ -267,14 +276,16 @@ def measure_splices(
                 costs[kind, site] += run.cost_of(output)
 
     figures = {key: baselines.figures(cost, key[1]) for key, cost in costs.items()} | ablated
-    at: Callable[[Site], ByKind] = lambda site: {k: figures[k, site] for k in (*kinds, *ABLATIONS)}
+    by_site: dict[Site, ByKind] = {
+        site: {kind: figures[kind, site] for kind in (*kinds, *ABLATIONS)} for site in sites
+    }
     return Splices(
         baselines.ce_clean,
         baselines.n_tokens,
         baselines.n_tokens_kl,
-        {model.hook_names[site[0]]: at(site) for site in alone},
-        [at(site) for site in cumulative],
-        at(cumulative[-1]),
+        {model.hook_names[site[0]]: by_site[site] for site in alone},
+        [by_site[site] for site in cumulative],
+        by_site[cumulative[-1]],
     )
 
 
