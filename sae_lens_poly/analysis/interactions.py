@@ -15,7 +15,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from transformer_lens.hook_points import HookPoint
 
-from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.architectures.polynomial_dictionary import PairBlock, PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.metrics import DegreeShares
 
@@ -44,18 +44,38 @@ def pair_terms(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
     """
     i, j = _checked(pairs, sae.cfg.d_sae).T
     left, right, C = _pair_factors(sae)
-    return (left[i] * right[j] + left[j] * right[i]) @ C
+    terms = left.new_zeros(len(i), C.shape[1])
+    for block in sae.pair_blocks():
+        at = block.holds(i, j)
+        own = terms[at]
+        own[:, block.columns] = _products(left, right, i[at], j[at]) @ C[:, block.columns]
+        terms[at] = own
+    return terms
 
 
 def pair_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
     """``||B_ij||`` (n,) of pairs (n, 2) of different latents."""
     i, j = _checked(pairs, sae.cfg.d_sae).T
-    return _strengths(_pair_factors(sae), i, j)
+    return _strengths(_pair_factors(sae), sae.pair_blocks(), i, j)
 
 
-def _strengths(factors: Factors, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+def _products(
+    left: torch.Tensor, right: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
+    """What C is applied to for B_ij, (n, R)."""
+    return left[i] * right[j] + left[j] * right[i]
+
+
+def _strengths(
+    factors: Factors, blocks: list[PairBlock], i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
     left, right, C = factors
-    return ((left[i] * right[j] + left[j] * right[i]) @ _root_of_gram(C)).norm(dim=-1)
+    strengths = left.new_zeros(len(i))
+    for block in blocks:
+        at = block.holds(i, j)
+        root = _root_of_gram(C[:, block.columns])
+        strengths[at] = (_products(left, right, i[at], j[at]) @ root).norm(dim=-1)
+    return strengths
 
 
 def _root_of_gram(C: torch.Tensor) -> torch.Tensor:
@@ -102,19 +122,18 @@ def strongest_pairs(
     left, right, C = _pair_factors(sae)
     if scales is not None:
         left, right = left * scales[:, None].to(left), right * scales[:, None].to(right)
-    A = _root_of_gram(C)
-    d_sae, rank = left.shape
-    rows = max(1, _WORKING_SET // (d_sae * rank))
     symmetric = torch.equal(left, right)
     best, where = left.new_zeros(0), torch.zeros(0, 2, dtype=torch.long, device=left.device)
     floor = -1.0
-    for start in range(0, d_sae - 1, rows):
-        stop = min(start + rows, d_sae)
-        w = left[start:stop, None] * right[None, start:]
-        w = 2 * w if symmetric else w + right[start:stop, None] * left[None, start:]
+    roots = [(block, _root_of_gram(C[:, block.columns])) for block in sae.pair_blocks()]
+    pieces = [(b, A, rows) for b, A in roots for rows in _pieces(b, left.shape[1])]
+    for block, A, rows in pieces:
+        columns = slice(max(rows.start, block.second.start), block.second.stop)
+        w = left[rows, None] * right[None, columns]
+        w = 2 * w if symmetric else w + right[rows, None] * left[None, columns]
         strength = (w @ A).norm(dim=-1)
-        i = torch.arange(start, stop, device=left.device)[:, None]
-        j = torch.arange(start, d_sae, device=left.device)[None]
+        i = torch.arange(rows.start, rows.stop, device=left.device)[:, None]
+        j = torch.arange(columns.start, columns.stop, device=left.device)[None]
         chosen = (j > i) & (strength > floor)
         found = torch.stack([i.expand_as(chosen)[chosen], j.expand_as(chosen)[chosen]], dim=1)
         best, where = torch.cat([best, strength[chosen]]), torch.cat([where, found])
@@ -123,6 +142,13 @@ def strongest_pairs(
             where, floor = where[kept], best[-1].item()
     order = best.argsort(descending=True)[:n]
     return StrongestPairs(where[order], best[order])
+
+
+def _pieces(block: PairBlock, rank: int) -> list[slice]:
+    """The first latents of a block, in ranges that leave room for their pairs."""
+    start, stop = block.first.start, block.first.stop
+    size = max(1, _WORKING_SET // ((block.second.stop - block.second.start) * rank))
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 @torch.no_grad()
@@ -232,8 +258,11 @@ def random_pairs(d_sae: int, n: int, seed: int = 0) -> torch.Tensor:
 def gram_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
     """The first control: ``|d_i . d_j|`` of the linear decoder, (n,)."""
     directions = sae.latent_directions()
-    i, j = pairs.T
-    return (directions[i] * directions[j]).sum(dim=-1).abs().float()
+    parts = [
+        (directions[part[:, 0]] * directions[part[:, 1]]).sum(dim=-1).abs().float()
+        for part in pairs.split(4096)  # rows of a crosscoder are long
+    ]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -253,7 +282,7 @@ def random_projection_strengths(
         drawn = sae.latent_directions().float() @ drawn
     drawn = drawn * (left.norm() / drawn.norm())
     i, j = pairs.T
-    return _strengths((drawn, drawn, C), i, j)
+    return _strengths((drawn, drawn, C), sae.pair_blocks(), i, j)
 
 
 def interaction_correlations(

@@ -35,6 +35,13 @@ class LatentGroup:
         return slice(self.start, self.stop)
 
 
+def runs_of(hooks: tuple[int, ...]) -> list[slice]:
+    """Ascending hook points as stretches without gaps: (0, 1, 4) to [0:2, 4:5]."""
+    starts = [hook for hook in hooks if hook - 1 not in hooks]
+    stops = [hook + 1 for hook in hooks if hook + 1 not in hooks]
+    return [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
 class HookStructure:
     """The groups of latents of a dictionary.
 

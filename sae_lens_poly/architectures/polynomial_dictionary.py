@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,26 @@ from sae_lens_poly.architectures.sparse_code import (
     scale_latents,
 )
 from sae_lens_poly.errors import InputError
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """Pairs of latents, one of each range, and the columns of d_in that both of them write."""
+
+    first: slice
+    second: slice
+    """The same range as ``first``, or one that starts where it stops or later."""
+    columns: torch.Tensor | slice
+
+    def holds(self, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        """Which of the pairs (i, j) it has, in either order, (n,)."""
+        i, j = torch.minimum(i, j), torch.maximum(i, j)
+        return (
+            (self.first.start <= i)
+            & (i < self.first.stop)
+            & (self.second.start <= j)
+            & (j < self.second.stop)
+        )
 
 
 class PolynomialDictionary(SAE[Any]):
@@ -86,7 +107,8 @@ class PolynomialDictionary(SAE[Any]):
     def pair_factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """L, R (d_sae, R2) and C (R2, d_in): latents i != j add ``z_i z_j B_ij`` in degree 2.
 
-        ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r``, per unit of both feature activations.
+        ``B_ij = sum_r (L_ir R_jr + L_jr R_ir) C_r``, per unit of both feature activations; in
+        the columns that both latents write (:meth:`pair_blocks`), and zero in others.
 
         Raises:
             InputError: If no two latents interact in this decoder.
@@ -101,6 +123,11 @@ class PolynomialDictionary(SAE[Any]):
             norms = self.W_dec.norm(dim=-1, keepdim=True)
             left, right = left / norms, right / norms
         return left, right, C
+
+    def pair_blocks(self) -> list[PairBlock]:
+        """Which columns of the output the pairs of latents write together; others have none."""
+        every = slice(0, self.cfg.d_sae)
+        return [PairBlock(every, every, slice(None))]
 
     def degree_terms(self, feature_acts: torch.Tensor) -> dict[int, torch.Tensor]:
         """The contribution of each degree to the reconstruction, by degree.

@@ -6,12 +6,13 @@ import re
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from typing_extensions import override
 
 from sae_lens_poly.architectures.factored_weights import FactoredWeights
-from sae_lens_poly.architectures.hook_structure import HookStructure, LatentGroup
-from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.architectures.hook_structure import HookStructure, LatentGroup, runs_of
+from sae_lens_poly.architectures.polynomial_dictionary import PairBlock, PolynomialDictionary
 from sae_lens_poly.architectures.polynomial_terms import ALL
 from sae_lens_poly.architectures.sparse_code import code_times, latent_range
 from sae_lens_poly.errors import InputError
@@ -124,16 +125,33 @@ class StackedDictionary(PolynomialDictionary):
     def pre_activations(self, centred: torch.Tensor) -> torch.Tensor:
         """``sum_l x^l W_enc^l + b_enc``, (..., d_sae)."""
         factors = self.encoder_factors
-        if factors is None:
-            return centred @ self.masked_W_enc() + self.b_enc
         if self.structure.is_full:
+            if factors is None:
+                return centred @ self.W_enc + self.b_enc
             return factors.read(centred) @ factors.latent.T + self.b_enc
+        if factors is None:
+            read = [self._read_by_group(centred, group) for group in self.structure.groups]
+            return torch.cat(read, dim=-1)
         groups = [
             factors.read(centred, self.structure.indicator(group.reads, centred))
             @ factors.latent[group.latents].T
             for group in self.structure.groups
         ]
         return torch.cat(groups, dim=-1) + self.b_enc
+
+    def _read_by_group(self, centred: torch.Tensor, group: LatentGroup) -> torch.Tensor:
+        """Pre-activations of one group's latents from what they read, (..., n_latents)."""
+        first, *others = self._columns(group.reads)
+        W, b = self.W_enc[:, group.latents], self.b_enc[group.latents]
+        read = F.linear(centred[..., first], W[first].T, b)
+        for columns in others:
+            read = read + centred[..., columns] @ W[columns]
+        return read
+
+    def _columns(self, hooks: tuple[int, ...]) -> list[slice]:
+        """Where hook points lie in the width d_in, in as few stretches as can be."""
+        d = self.d_model
+        return [slice(run.start * d, run.stop * d) for run in runs_of(hooks)]
 
     def masked_W_enc(self) -> torch.Tensor:
         """Dense ``W_enc``, with no gradient where a latent does not read (it has zeros)."""
@@ -166,7 +184,7 @@ class StackedDictionary(PolynomialDictionary):
             return super()._terms(feature_acts)
         # A hook point is reconstructed from the latents that write it, in every term.
         linear = [self._linear_of_group(feature_acts, group) for group in self.structure.groups]
-        terms = {1: torch.stack(linear).sum(dim=0)}
+        terms = {1: sum(linear[1:], start=linear[0])}
         if self.polynomial is None:
             return terms
         sums = [
@@ -182,8 +200,27 @@ class StackedDictionary(PolynomialDictionary):
         degrees = self.polynomial.ranks
         return terms | {d: torch.cat([at[d] for at in above], dim=-1) for d in degrees}
 
+    @override
+    def pair_blocks(self) -> list[PairBlock]:
+        if self.structure.is_full:
+            return super().pair_blocks()
+        columns = torch.arange(self.cfg.d_in, device=self.device).view(self.n_hooks, self.d_model)
+        groups, blocks = self.structure.groups, []
+        for number, first in enumerate(groups):
+            for second in groups[number:]:
+                both = [hook for hook in first.writes if hook in second.writes]
+                if both:
+                    written = columns[both].flatten()
+                    blocks.append(PairBlock(first.latents, second.latents, written))
+        return blocks
+
     def _linear_of_group(self, feature_acts: torch.Tensor, group: LatentGroup) -> torch.Tensor:
         code = latent_range(feature_acts, group.start, group.stop)
+        if self.decoder_factors is None and not code.is_sparse:
+            written = code.new_zeros(*code.shape[:-1], self.cfg.d_in)
+            for columns in self._columns(group.writes):
+                written[..., columns] = code @ self.W_dec[group.latents, columns]
+            return written
         linear = self.linear_term(code, group.latents)
         return linear * self._over_width(self.structure.indicator(group.writes, linear))
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from rich.console import Console
 from rich.table import Table
 
+from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
 
 
@@ -62,18 +62,17 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         evaluation: Its figures.
         path: Where to write the PNG.
     """
-    names, written = list(evaluation.per_hook), list(sae.written_hooks)
+    names = list(evaluation.per_hook)
     short = [_short(name) for name in names]
-    scales = saved_scales(sae, sae.n_hooks)
-    # Norms in the normalised space: raw ones only show that the residual stream grows.
-    norms = (sae.decoder_norms().detach().cpu() * scales)[:, written]
-    profile = norms / norms.amax(dim=1, keepdim=True).clamp_min(1e-12)
-    centre = (profile * torch.arange(len(names))).sum(dim=1) / profile.sum(dim=1).clamp_min(1e-12)
+    profile = decoder_profile(sae)
     figure = Canvas(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2)
 
     image = axes[0, 0].imshow(
-        profile[centre.argsort()].numpy(), aspect="auto", cmap="magma", interpolation="nearest"
+        profile.profile[profile.centre.argsort()].nan_to_num().numpy(),
+        aspect="auto",
+        cmap="magma",
+        interpolation="nearest",
     )
     axes[0, 0].set(
         title="where latents live: decoder norm, maximum 1",
@@ -82,10 +81,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     axes[0, 0].set_xticks(range(len(names)), short, rotation=45, ha="right")
     figure.colorbar(image, ax=axes[0, 0])
 
-    directions = torch.nn.functional.normalize(sae.W_dec_per_hook.detach().cpu(), dim=-1)
-    directions = directions[:, written]
-    writes = (norms > 0).float()  # only latents that write both hook points are averaged over
-    cosine = torch.einsum("fld,fmd->lm", directions, directions) / (writes.T @ writes)
+    cosine = direction_cosines(sae).mean
     image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
     axes[0, 1].set(title="mean cosine of directions between hook points")
     axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right")

@@ -51,7 +51,9 @@ class AttachedCrosscoder:
     """A model that runs with a crosscoder's reconstructions in place of its activations.
 
     Call it, or use :meth:`run_with_cache`, :meth:`run_with_hooks` and (with causal codes)
-    :meth:`generate`, as the model's own. The model itself is left as it is.
+    :meth:`generate`, as the model's own. The model itself is left as it is. All but ``generate``
+    take ``where``, true at positions (batch, pos) that are replaced: special tokens such as BOS,
+    which a dictionary was not trained on, can be left alone.
 
     Args:
         model: A ``HookedTransformer``, or SAELens' ``HookedProxyLM``.
@@ -127,9 +129,11 @@ class AttachedCrosscoder:
             self.model, self.crosscoder, at, self.codes, self.error_term, edits, self.names
         )
 
-    def __call__(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, tokens: Any, *args: Any, where: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """The model's forward pass with reconstructions in place."""
-        with self._hooks(tokens, kwargs) as hooks:
+        with self._hooks(tokens, kwargs, where=where) as hooks:
             return self.model.run_with_hooks(tokens, *args, fwd_hooks=hooks, **kwargs)
 
     def run_with_hooks(
@@ -137,17 +141,20 @@ class AttachedCrosscoder:
         tokens: Any,
         *args: Any,
         fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+        where: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The same with further functions on hook points; clean codes see them too."""
-        with self._hooks(tokens, kwargs, fwd_hooks) as hooks:
+        with self._hooks(tokens, kwargs, fwd_hooks, where) as hooks:
             return self.model.run_with_hooks(
                 tokens, *args, fwd_hooks=[*fwd_hooks, *hooks], **kwargs
             )
 
-    def run_with_cache(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+    def run_with_cache(
+        self, tokens: Any, *args: Any, where: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """The same with a cache; at replaced hook points it holds what replaced them."""
-        with self._hooks(tokens, kwargs) as hooks, self.model.hooks(fwd_hooks=hooks):
+        with self._hooks(tokens, kwargs, where=where) as hooks, self.model.hooks(fwd_hooks=hooks):
             return self.model.run_with_cache(tokens, *args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -167,10 +174,16 @@ class AttachedCrosscoder:
         tokens: Any,
         kwargs: dict[str, Any],
         others: Sequence[tuple[str, HookFunction]] = (),
+        where: torch.Tensor | None = None,
     ) -> Iterator[list[tuple[str, HookFunction]]]:
         """The functions that replace activations in a run on ``tokens`` with these arguments."""
+        if where is not None and torch.is_tensor(tokens) and where.shape != tokens.shape:
+            raise InputError(
+                f"where has shape {tuple(where.shape)} and the tokens {tuple(tokens.shape)}: give "
+                "one truth value for each token"
+            )
         if self.codes == "causal":
-            run = _CausalRun(self)
+            run = _CausalRun(self, where)
             yield [(name, run.at_hook(number)) for number, name in enumerate(self.names)]
             return
         if kwargs.get("past_kv_cache") is not None:
@@ -178,7 +191,10 @@ class AttachedCrosscoder:
         with self.model.hooks(fwd_hooks=list(others)):
             x = self.stack.gather(tokens, **kwargs)
         replaced = self.replacements(x)
-        yield [(self.names[hook], partial(replace_activation, replaced[hook])) for hook in self.at]
+        yield [
+            (self.names[hook], partial(replace_activation, replaced[hook], where=where))
+            for hook in self.at
+        ]
 
     @torch.no_grad()
     def replacements(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -219,8 +235,8 @@ class _Decoded:
 class _CausalRun:
     """Collects activations of a run as it goes, and gives what replaces them."""
 
-    def __init__(self, attached: AttachedCrosscoder) -> None:
-        self.attached = attached
+    def __init__(self, attached: AttachedCrosscoder, where: torch.Tensor | None) -> None:
+        self.attached, self.where = attached, where
         self.seen: list[bool] = [False] * len(attached.names)
         self.x: torch.Tensor | None = None
 
@@ -240,6 +256,7 @@ class _CausalRun:
             seen = torch.tensor(self.seen, dtype=crosscoder.dtype, device=crosscoder.device)
             z = crosscoder.encode(self.x.to(crosscoder.device), seen)
             decoded = _Decoded(crosscoder, z)
-            return self.attached._at(number, activation.to(z), decoded).to(activation)
+            new = self.attached._at(number, activation.to(z), decoded)
+            return replace_activation(new, activation, hook, self.where)
 
         return fn

@@ -192,9 +192,19 @@ class StackedHooks(HookedRootModule):
         return shapes[first][-1]
 
 
-def replace_activation(new: torch.Tensor, activations: torch.Tensor, hook: Any) -> torch.Tensor:
-    """A hook function, once ``new`` is bound: what stands at a hook point becomes ``new``."""
-    return new.to(activations)
+def replace_activation(
+    new: torch.Tensor, activations: torch.Tensor, hook: Any, where: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A hook function, once ``new`` is bound: what stands at a hook point becomes ``new``.
+
+    Args:
+        new: Shape (batch, pos, d_model).
+        activations: What stood there, as wide.
+        hook: The hook point.
+        where: True at positions (batch, pos) that become ``new``; None: all.
+    """
+    new = new.to(activations)
+    return new if where is None else torch.where(where.to(new.device)[..., None], new, activations)
 
 
 def _device_of(model: torch.nn.Module) -> torch.device:
