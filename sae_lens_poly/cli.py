@@ -14,7 +14,14 @@ import torch
 from sae_lens_poly.architectures.crosscoder_config import StackConfig
 from sae_lens_poly.architectures.describe_weights import describe_weights
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.saved import EVALUATION_FILENAME, PICTURE_FILENAME, evaluate_saved
+from sae_lens_poly.evaluation.report import print_evaluation
+from sae_lens_poly.evaluation.saved import (
+    EVALUATION_FILENAME,
+    PICTURE_FILENAME,
+    evaluate_saved,
+    settings_for,
+)
+from sae_lens_poly.evaluation.settings import add_evaluation_flags, given_evaluation_flags
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.training.export import export_checkpoint
 from sae_lens_poly.training.flags import build_config, fit_to_model
@@ -62,7 +69,8 @@ def train(flags: Sequence[str]) -> None:
     )
     if cfg.output_path is None:
         return
-    evaluate_saved(cfg.output_path, device=cfg.device, model=model)
+    evaluation = evaluate_saved(cfg.output_path, device=cfg.device, model=model)
+    print_evaluation(evaluation, f"{cfg.sae.architecture()} in {cfg.output_path}")
     names = (EVALUATION_FILENAME, PICTURE_FILENAME)
     written = [name for name in names if Path(cfg.output_path, name).exists()]
     print(f"dictionary saved to {cfg.output_path} ({', '.join(written)})")
@@ -70,15 +78,19 @@ def train(flags: Sequence[str]) -> None:
 
 
 def evaluate(flags: Sequence[str]) -> None:
-    """Print the table of a saved dictionary."""
-    parser = argparse.ArgumentParser(prog="python -m sae_lens_poly evaluate")
+    """Print all figures of a saved dictionary."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sae_lens_poly evaluate",
+        description="Settings that are not given are those of the last evaluation, so that the "
+        "figures are the same.",
+    )
     parser.add_argument("folder", help="where a training run saved its dictionary")
-    parser.add_argument("--n_batches", type=int, default=8)
-    parser.add_argument("--batch_size_prompts", type=int, default=8)
-    parser.add_argument("--n_splice_batches", type=int, default=2)
-    parser.add_argument("--dataset_path", help="other text than the one of training")
+    add_evaluation_flags(parser)
     parser.add_argument("--device", default="cpu")
-    evaluate_saved(**vars(parser.parse_args(flags)))
+    options = parser.parse_args(flags)
+    settings = settings_for(options.folder, **given_evaluation_flags(options))
+    evaluation = evaluate_saved(options.folder, settings, options.device)
+    print_evaluation(evaluation, f"dictionary in {options.folder}")
 
 
 def export(flags: Sequence[str]) -> None:

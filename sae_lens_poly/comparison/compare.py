@@ -23,10 +23,13 @@ from tqdm.auto import tqdm
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
 from sae_lens_poly.comparison.train_arms import train_arm
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.evaluate import EvaluationData
 from sae_lens_poly.evaluation.saved import (
     EVALUATION_FILENAME,
     evaluate_saved,
     held_out_explained_variance,
+    load_dictionary,
+    load_evaluation_data,
 )
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
@@ -40,13 +43,14 @@ from sae_lens_poly.training.runner import StoppedRun
 TUNING_SEED = 1000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """A comparison and the folder of its results; what a worker process needs to know."""
 
     comparison: Comparison
     output: Path
     device: str = "cpu"
+    _data: EvaluationData | None = None
 
     @property
     def settings(self) -> EvaluationSettings:
@@ -80,6 +84,13 @@ class Bench:
         if gigabytes > self.comparison.record_gb:
             return stack
         return RecordedStack(stack, self.output / "activations")
+
+    def data_for(self, folder: Path) -> EvaluationData:
+        """What dictionaries are evaluated on: the same for all, drawn for the first one."""
+        if self._data is None:
+            sae = load_dictionary(folder)
+            self._data = load_evaluation_data(sae, self.stack, self.settings)
+        return self._data
 
     def record(self) -> None:
         """Run the model over the training text once, so that no arm has to."""
@@ -120,9 +131,7 @@ class Task:
         folder = bench.folder(self.arm, self.seed)
         train_arm(self.arm, self.lr, self.seed, folder, bench.stack)
         if self.kind == "evaluate" and not _is_evaluated(folder, bench.settings):
-            evaluate_saved(
-                folder, bench.settings, device=bench.device, model=bench.stack, quiet=True
-            )
+            evaluate_saved(folder, device=bench.device, data=bench.data_for(folder))
 
 
 def run_comparison(

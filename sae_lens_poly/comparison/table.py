@@ -77,9 +77,7 @@ def columns(evaluation: Evaluation) -> list[Column]:
             Column("by decoder norm", _separation(name, "by_decoder_norm"), 4),
             Column("by deviation", _separation(name, "by_standard_deviation")),
         ]
-    found.append(
-        Column("r of B_ij", lambda e: _in(e, "interactions", "B", "pearson"))
-    )
+    found.append(Column("r of B_ij", lambda e: _in(e, "interactions", "B", "pearson")))
     return found
 
 

@@ -271,7 +271,7 @@ def _coherence_figures(
 ) -> dict[str, float] | None:
     if not measures:
         return None
-    found = {}
+    found: dict[str, float] = {}
     for suffix, measure in measures.items():
         selected, pre_activation = measure.compute().mean()
         found |= {f"selected{suffix}": selected, f"pre_activation{suffix}": pre_activation}
@@ -296,7 +296,8 @@ def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | Non
 def _probe(
     sae: SAE[Any], data: EvaluationData
 ) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
-    probing, separation = {}, {}
+    probing: dict[str, dict[str, Summary]] = {}
+    separation: dict[str, dict[str, float]] = {}
     for own in tqdm(data.probing_sets, desc="probing", leave=False):
         codes = own.codes(sae)
         probing[own.name] = own.probe(sae, codes) | own.ceiling

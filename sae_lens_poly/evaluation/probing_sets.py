@@ -66,8 +66,8 @@ class ProbingSet(ABC):
         train, test = self.activations()
         found = {"raw": self.score(train, test, with_all=True)}
         for hook, name in enumerate(self.model.hook_names if self.model.n_hooks > 1 else []):
-            own = [hook_columns(x, self.model, hook) for x in (train, test)]
-            found[f"raw at {name}"] = self.score(*own)
+            own_train, own_test = (hook_columns(x, self.model, hook) for x in (train, test))
+            found[f"raw at {name}"] = self.score(own_train, own_test)
         return found
 
     def probe(self, sae: SAE[Any], codes: tuple[Features, Features]) -> dict[str, Summary]:

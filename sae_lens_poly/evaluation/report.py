@@ -1,4 +1,4 @@
-"""An evaluation as a table in the terminal and as a picture."""
+"""An evaluation as tables in the terminal and as a picture."""
 
 from __future__ import annotations
 
@@ -12,46 +12,146 @@ from rich.table import Table
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
+from sae_lens_poly.evaluation.probing_sets import Summary
+from sae_lens_poly.evaluation.splicing import ABLATIONS
 
 
-def print_table(evaluation: Evaluation, title: str) -> None:
-    """Print the figures per hook point and pooled."""
-    degrees = sorted(evaluation.pooled.degree_shares)
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """Print all figures, one table for each kind."""
+    console = Console()
+    if not console.is_terminal:  # piped: as wide as a table needs, not cut to 80 columns
+        console = Console(width=200)
+    tables = [_reconstruction(evaluation, title), _splicing(evaluation)]
+    tables += [_probing(name, evaluation) for name in evaluation.probing]
+    for table in tables:
+        console.print(table)
+    for line in _lines(evaluation):
+        console.print(line, highlight=False)
+
+
+def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("hook point")
-    for heading in ("explained variance", "linear only", "CE recovered", "CE (nats)"):
-        table.add_column(heading, justify="right")
-    for degree in degrees:
-        table.add_column(f"degree {degree}", justify="right")
-    table.add_column("L0", justify="right")
-    table.add_column("dead", justify="right")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left")
+    return table
 
-    def row(name: str, figures: Figures) -> list[str]:
+
+def _reconstruction(evaluation: Evaluation, title: str) -> Table:
+    degrees = sorted(evaluation.pooled.degree_shares)
+    table = _table(
+        title,
+        *("hook point", "explained variance", "linear only", "MSE", "MSE, normalised", "cosine"),
+        *("CE recovered", *(f"degree {degree}" for degree in degrees), "L0", "dead", "dense"),
+    )
+
+    def row(name: str, figures: Figures, mse: str) -> list[str]:
         return [
             name,
             f"{figures.explained_variance:.4f}",
             f"{figures.explained_variance_linear:.4f}",
+            mse,
+            f"{figures.mse_normalised:.3f}",
+            f"{figures.cosine:.4f}",
             f"{figures.ce_recovered:.4f}",
-            f"{figures.ce_spliced:.4f}",
             *(f"{figures.degree_shares[d]:+.3f}" for d in degrees),
-            f"{evaluation.l0:.2f}",
-            f"{evaluation.n_dead}/{evaluation.d_sae}",
+            f"{figures.l0:.2f}",
+            f"{figures.n_dead}/{figures.n_latents}",
+            f"{figures.n_dense}",
         ]
 
     for name, figures in evaluation.per_hook.items():
-        table.add_row(*row(name, figures))
+        table.add_row(*row(name, figures, f"{figures.mse:.4g}"))
     table.add_section()
-    table.add_row(*row("pooled / all spliced", evaluation.pooled))
-    console = Console()
-    if not console.is_terminal:  # piped: as wide as the table needs, not cut to 80 columns
-        console = Console(width=160)
-    console.print(table)
-    console.print(
+    table.add_row(*row("pooled / all spliced", evaluation.pooled, ""))
+    return table
+
+
+def _splicing(evaluation: Evaluation) -> Table:
+    """CE and KL of every kind of replacement, by site."""
+    splices = evaluation.splicing
+    names = list(splices.alone)
+    sites = {f"{name} alone": splices.alone[name] for name in names}
+    if len(names) > 1:
+        for m, by_kind in enumerate(splices.cumulative[1:-1], start=2):
+            sites[f"the first {m}"] = by_kind
+        sites["all"] = splices.together
+    kinds = list(splices.together)
+    ours = [kind for kind in kinds if kind not in ABLATIONS]
+    table = _table(
+        f"splicing: CE recovered against zero ablation; CE and KL in nats (model alone: "
+        f"{splices.ce_clean:.4f})",
+        "replaced",
+        *(f"recovered, {kind}" for kind in ours),
+        *(f"CE, {kind}" for kind in kinds),
+        *(f"KL, {kind}" for kind in kinds),
+    )
+    for site, by_kind in sites.items():
+        table.add_row(
+            site,
+            *(f"{by_kind[kind].ce_recovered:.4f}" for kind in ours),
+            *(f"{by_kind[kind].ce:.3f}" for kind in kinds),
+            *(f"{by_kind[kind].kl:.4f}" for kind in kinds),
+        )
+    return table
+
+
+def _probing(name: str, evaluation: Evaluation) -> Table:
+    """F1 and accuracy, with standard errors over tasks, by features and number of latents."""
+    by_features = evaluation.probing[name]
+    ks = list(dict.fromkeys(k for summary in by_features.values() for k in summary))
+    n_tasks = next(iter(next(iter(by_features.values())).values()))["n_tasks"]
+    table = _table(
+        f"sparse probing: {name}, mean of {n_tasks} tasks, standard error over tasks",
+        "features",
+        *(f"{figure}, K={k}" for figure in ("F1", "accuracy") for k in ks),
+    )
+
+    def cell(summary: Summary, k: str, figure: str) -> str:
+        if k not in summary:
+            return ""
+        error = summary[k][f"{figure}_error"]
+        return f"{summary[k][figure]:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+    for features, summary in by_features.items():
+        table.add_row(
+            features, *(cell(summary, k, figure) for figure in ("f1", "accuracy") for k in ks)
+        )
+    return table
+
+
+def _lines(evaluation: Evaluation) -> list[str]:
+    """What needs no table."""
+    lines = [
         f"{evaluation.n_tokens:,} tokens, special tokens excluded; cross-entropies on "
         f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
-        "alone. One code serves all hook points, so L0 and dead are the same in every row.",
-        highlight=False,
-    )
+        "alone."
+    ]
+    if (coherence := evaluation.coherence) is not None:
+        lines.append(
+            "coherence (hook points that drive a latent), mean over live latents: "
+            f"{coherence['selected']:.3f} after the selection, "
+            f"{coherence['pre_activation']:.3f} before; with raw activations zeroed "
+            f"{coherence['selected_raw']:.3f} and {coherence['pre_activation_raw']:.3f}; of the "
+            f"decoder {coherence['decoder']:.3f}"
+        )
+    if evaluation.direction_cosine is not None:
+        lines.append(
+            "cosine of a latent's directions at neighbouring hook points, mean: "
+            f"{evaluation.direction_cosine:.3f}"
+        )
+    if evaluation.interactions is not None:
+        found = ", ".join(
+            f"{name} {values['pearson']:+.3f}" for name, values in evaluation.interactions.items()
+        )
+        lines.append(f"Pearson's r of pair strengths with co-occurrence: {found}")
+    for name, separation in evaluation.class_separation.items():
+        lines.append(
+            f"Wasserstein-1 between classes of {name}: as published "
+            f"{separation['as_published']:.5f}, by decoder norm "
+            f"{separation['by_decoder_norm']:.5f}, by standard deviation "
+            f"{separation['by_standard_deviation']:.4f}"
+        )
+    return lines
 
 
 def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:

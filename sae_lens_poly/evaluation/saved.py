@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from sae_lens.util import get_special_token_ids
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.evaluate import Evaluation, evaluate_dictionary
+from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
-from sae_lens_poly.evaluation.report import print_table, save_picture
+from sae_lens_poly.evaluation.report import save_picture
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
@@ -49,35 +50,53 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
         ) from error
 
 
-def held_out_batches(
-    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings, n_skipped: int = 0
-) -> list[torch.Tensor]:
-    """Batches of tokens (batch, pos) of the text that training left out.
-
-    Args:
-        sae: A dictionary with metadata.
-        model: Its model.
-        settings: Which text, and how much.
-        n_skipped: Batches left out at the front.
+def load_evaluation_data(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+) -> EvaluationData:
+    """The text that training left out, in batches, and the labelled sets.
 
     Raises:
         InputError: If the text cannot be loaded, or training has read some of it.
     """
+    special = get_special_token_ids(model.tokenizer)
+    return EvaluationData(model, _held_out_batches(sae, model, settings), special, settings)
+
+
+def _held_out_batches(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings, n_skipped: int = 0
+) -> list[torch.Tensor]:
+    """Batches of tokens (batch, pos), after the first ``n_skipped``."""
+    check_unread(sae, settings)
     metadata = sae.cfg.metadata
     read = 0 if settings.dataset_path else metadata.n_dataset_rows_read or 0
-    skip_rows = settings.skip_rows
-    path = settings.dataset_path or metadata.dataset_path or EMBEDDED_DATASET_NAME
-    if skip_rows is not None and skip_rows < read and path != EMBEDDED_DATASET_NAME:
-        raise InputError(
-            f"skip_rows={skip_rows}, and training read {read} rows of {path!r}: skip as many at "
-            "least, or name another text"
-        )
-    text = load_text(path, "held_out", skip_rows=read if skip_rows is None else skip_rows)
+    skip_rows = read if settings.skip_rows is None else settings.skip_rows
+    text = load_text(_text_of(sae, settings), "held_out", skip_rows=skip_rows)
     store = ActivationsStore.from_sae(
         model, sae, text, store_batch_size_prompts=settings.batch_size_prompts
     )
     batches = [store.get_batch_tokens() for _ in range(n_skipped + settings.n_batches)]
     return batches[n_skipped:]
+
+
+def _text_of(sae: SAE[Any], settings: EvaluationSettings) -> str:
+    return settings.dataset_path or sae.cfg.metadata.dataset_path or EMBEDDED_DATASET_NAME
+
+
+def check_unread(sae: SAE[Any], settings: EvaluationSettings) -> None:
+    """Refuse text that the dictionary was trained on.
+
+    Raises:
+        InputError: If ``skip_rows`` is less than training read.
+    """
+    read, skip_rows = sae.cfg.metadata.n_dataset_rows_read or 0, settings.skip_rows
+    path = _text_of(sae, settings)
+    # The standard library has held-out modules of its own.
+    own_text = path == sae.cfg.metadata.dataset_path and path != EMBEDDED_DATASET_NAME
+    if own_text and skip_rows is not None and skip_rows < read:
+        raise InputError(
+            f"skip_rows={skip_rows}, and training read {read} rows of {path!r}: skip as many at "
+            "least, or name another text"
+        )
 
 
 def held_out_explained_variance(
@@ -91,7 +110,7 @@ def held_out_explained_variance(
     variance = ExplainedVariance(saved_scales(sae, model.n_hooks))
     special = torch.tensor(get_special_token_ids(model.tokenizer))
     with torch.no_grad():
-        for tokens in held_out_batches(sae, model, settings, settings.n_batches):
+        for tokens in _held_out_batches(sae, model, settings, settings.n_batches):
             x = model.gather(tokens)[~torch.isin(tokens, special)].to(sae.dtype)
             x_hat = sae.decode(sae.encode(x))
             stacked = (-1, model.n_hooks, model.d_model)
@@ -101,61 +120,71 @@ def held_out_explained_variance(
 
 def evaluate_saved(
     folder: str | Path,
-    n_batches: int = 8,
-    batch_size_prompts: int = 8,
-    n_splice_batches: int = 2,
-    dataset_path: str | None = None,
+    settings: EvaluationSettings | None = None,
     device: str = "cpu",
     model: StackedHooks | None = None,
+    data: EvaluationData | None = None,
 ) -> Evaluation:
-    """Evaluate the dictionary in ``folder``, print its table, save its figures and its picture.
+    """Evaluate the dictionary in ``folder``, save its figures and its picture beside the weights.
 
     The text is what training left out (held-out modules, or the rows after those that were
-    read); ``evaluation.json`` and ``evaluation.png`` are written beside the weights.
+    read).
 
     Args:
         folder: As written by a training run.
-        n_batches: Number of token batches.
-        batch_size_prompts: Contexts in a batch.
-        n_splice_batches: How many of the batches the splices are measured on.
-        dataset_path: Other text than the one of training.
+        settings: What to measure on; None: as :func:`settings_for` says.
         device: Where to run the model and the dictionary.
         model: The model, if it is at hand already.
+        data: Text and labelled sets, if they are at hand already; ``settings`` are then theirs.
 
     Raises:
         InputError: If the dictionary, its model or the text cannot be loaded.
     """
     sae = load_dictionary(folder, device)
+    if data is None:
+        data = load_evaluation_data(
+            sae, model or _model_of(sae, folder, device), settings or settings_for(folder)
+        )
+    check_unread(sae, data.settings)
+    evaluation = evaluate_dictionary(sae, data)
+    if isinstance(sae, Crosscoder):
+        save_picture(sae, evaluation, Path(folder) / PICTURE_FILENAME)
+    path = Path(folder) / EVALUATION_FILENAME
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(evaluation.to_dict(), indent=1))
+    unfinished.replace(path)
+    return evaluation
+
+
+def settings_for(folder: str | Path, **fields: Any) -> EvaluationSettings:
+    """Settings of the last evaluation of a dictionary, or the defaults for its model.
+
+    Args:
+        folder: A saved dictionary.
+        fields: Settings to replace.
+
+    Raises:
+        InputError: If the folder holds no dictionary, or there is no setting of a name.
+    """
+    metadata = load_dictionary(folder).cfg.metadata
+    path = Path(folder) / EVALUATION_FILENAME
+    if path.is_file():
+        with contextlib.suppress(json.JSONDecodeError, KeyError):  # of an older version
+            fields = {**json.loads(path.read_text())["settings"], **fields}
+    return EvaluationSettings.for_model(metadata.model_name or "", **fields)
+
+
+def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
             f"the cfg.json in {str(folder)!r} does not say which model and hook points it belongs "
             "to (metadata.model_name, metadata.hook_name): it cannot be evaluated on a model"
         )
-    model = model or load_stacked_model(
+    return load_stacked_model(
         metadata.model_name,
         metadata.hook_name,
         metadata.model_class_name,
         device,
         metadata.model_from_pretrained_kwargs,
     )
-    text = load_text(
-        dataset_path or metadata.dataset_path or "",
-        "held_out",
-        skip_rows=0 if dataset_path else metadata.n_dataset_rows_read or 0,
-    )
-    store = ActivationsStore.from_sae(
-        model, sae, text, store_batch_size_prompts=batch_size_prompts, device=device
-    )
-    evaluation = evaluate_dictionary(
-        sae,
-        model,
-        [store.get_batch_tokens() for _ in range(n_batches)],
-        get_special_token_ids(model.tokenizer),
-        n_splice_batches,
-    )
-    print_table(evaluation, f"{sae.cfg.architecture()} in {folder}")
-    (Path(folder) / EVALUATION_FILENAME).write_text(json.dumps(evaluation.to_dict(), indent=2))
-    if isinstance(sae, Crosscoder):
-        save_picture(sae, evaluation, Path(folder) / PICTURE_FILENAME)
-    return evaluation

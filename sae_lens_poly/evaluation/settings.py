@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -83,3 +84,28 @@ class EvaluationSettings:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+#: Settings that the command line has flags for.
+_FLAGS: dict[str, type] = {
+    "n_batches": int,
+    "batch_size_prompts": int,
+    "n_splice_batches": int,
+    "n_coherence_tokens": int,
+    "dataset_path": str,
+    "skip_rows": int,
+    "max_texts_per_class": int,
+}
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a command the flags of an evaluation."""
+    for name, kind in _FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--probing", nargs="*", help="labelled sets: names, or files of them")
+
+
+def given_evaluation_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given."""
+    values = {name: getattr(options, name) for name in (*_FLAGS, "probing")}
+    return {name: value for name, value in values.items() if value is not None}
