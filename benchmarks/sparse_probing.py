@@ -46,7 +46,7 @@ def main() -> None:
     """Print the table, and save it where ``--output`` says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", help="saved dictionaries")
-    parser.add_argument("--max_per_class", type=int, default=250, help="snippets of a package")
+    parser.add_argument("--max_per_class", type=int, default=150, help="snippets of a package")
     parser.add_argument("--per_task", action="store_true", help="print each task too")
     parser.add_argument(
         "--no_ceiling", action="store_true", help="leave out probes of all features"

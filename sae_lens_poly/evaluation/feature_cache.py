@@ -43,7 +43,7 @@ def cached_features(folder: str | Path, key: Key, compute: Callable[[], Any]) ->
     path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
     try:
         return _load(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         features = compute()
     _save(path, features)
     return features

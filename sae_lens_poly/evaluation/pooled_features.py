@@ -143,7 +143,9 @@ def tokenise(
     tokenizer = model.tokenizer
     special = get_special_token_ids(tokenizer)
     bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, truncation=True, max_length=context_size
+    )["input_ids"]
     padding = next(i for i in (tokenizer.pad_token_id, *special, 0) if i is not None)
     tokens = torch.full((len(texts), context_size), padding)
     filled = torch.zeros_like(tokens, dtype=torch.bool)
