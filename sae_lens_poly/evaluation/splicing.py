@@ -1,9 +1,10 @@
 """What a language model loses when its activations are replaced by reconstructions.
 
 Conventions of SAELens' ``run_evals``: special tokens are neither counted nor replaced by
-reconstructions, zero ablation zeroes every position, cross-entropies are over all positions but the
-last, KL divergences over all. Codes of several hook points raise a question that an SAE does not:
-which activations they were computed from (``kinds`` of :func:`measure_splices`).
+reconstructions (where all is taken from the clean run they hold the activations of that run, with
+causal codes those of their own), zero ablation zeroes every position, cross-entropies are over all
+positions but the last, KL divergences over all. Codes of several hook points raise a question that
+an SAE does not: which activations they were computed from (``kinds`` of :func:`measure_splices`).
 """
 
 from __future__ import annotations

@@ -158,6 +158,26 @@ def test_arguments_of_the_run_hold_for_the_codes_too(stack, crosscoder, codes):
     )
 
 
+@pytest.mark.parametrize("codes", ["clean", "causal"])
+def test_positions_can_be_left_alone(stack, crosscoder, tokens, codes):
+    attached = AttachedCrosscoder(stack.model, crosscoder, codes=codes)
+    where = torch.ones_like(tokens, dtype=torch.bool)
+    where[:, [0, 7]] = False
+    _, cache = attached.run_with_cache(tokens, where=where)
+    _, clean = stack.model.run_with_cache(tokens)
+    _, whole = attached.run_with_cache(tokens)
+    first = NAMES[0]
+    torch.testing.assert_close(cache[first][:, 7], clean[first][:, 7], rtol=1e-4, atol=1e-4)
+    assert torch.equal(cache[first][where], whole[first][where])
+    # Later on it is its own: what was replaced before has changed it.
+    assert not torch.allclose(cache[NAMES[2]][:, 7], clean[NAMES[2]][:, 7], atol=1e-2)
+    assert torch.equal(attached(tokens, where=where), attached.run_with_hooks(tokens, where=where))
+    nowhere = torch.zeros_like(where)
+    torch.testing.assert_close(attached(tokens, where=nowhere), stack.model(tokens))
+    with pytest.raises(InputError, match="where has shape"):
+        attached(tokens, where=where[:, 1:])
+
+
 def test_wrong_input_is_refused(stack, crosscoder, embedded_model):
     model = stack.model
     with pytest.raises(InputError, match=r"blocks\.9\.hook_resid_post"):
