@@ -104,11 +104,6 @@ class HookPointView(SAE[HookPointViewConfig]):
         return HookPointView(self.crosscoder, self.hook, at)
 
     @property
-    def is_linear(self) -> bool:
-        """Whether ``W_dec`` and ``b_dec`` are all of the decoder."""
-        return self.crosscoder.polynomial is None
-
-    @property
     def W_enc(self) -> torch.Tensor:
         """The crosscoder's encoder over the whole stack, (n_hooks * d_model, d_sae)."""
         return self.crosscoder.W_enc

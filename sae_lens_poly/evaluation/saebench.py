@@ -26,9 +26,9 @@ import torch
 from sae_lens.saes.sae import SAE
 from sae_lens.util import get_special_token_ids
 
-from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.hook_point_view import HookPointView
+from sae_lens_poly.evaluation.linear_decoder import is_linear
 from sae_lens_poly.models.one_hook_point import OneHookPoint
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
@@ -51,13 +51,6 @@ READ_W_DEC = {
 }
 #: Those that can run on one hook point of a crosscoder, through the functions of this module.
 _OF_A_VIEW = ("core", "sparse_probing")
-
-
-def is_linear(sae: SAE[Any]) -> bool:
-    """Whether ``W_dec`` and ``b_dec`` are the whole decoder."""
-    if isinstance(sae, HookPointView):
-        return sae.is_linear
-    return not isinstance(sae, PolynomialDictionary) or set(_degrees(sae)) <= {1}
 
 
 def check_saebench_eval(sae: SAE[Any], evaluation: str) -> None:
@@ -334,10 +327,6 @@ def _saebench_globals() -> Iterator[None]:
     finally:
         jaxtyping.config.update("jaxtyping_disable", disabled)
         random.setstate(python_state)
-
-
-def _degrees(sae: PolynomialDictionary) -> list[int]:
-    return [1] if sae.polynomial is None else [1, *sae.polynomial.ranks]
 
 
 def _check_width(sae: SAE[Any], model: StackedHooks) -> None:
