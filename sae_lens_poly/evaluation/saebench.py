@@ -126,6 +126,10 @@ def run_sparse_probing(
     against as many texts of the others, a logistic regression is fitted to the K latents whose
     means differ most (Karvonen et al. 2025, SAEBench).
 
+    Both the choice of latents and the regression's penalty see raw codes, so that figures depend
+    on the scale of latents: for comparisons with other dictionaries give all of them decoders of
+    norm 1 (``fold_W_dec_norm``); SAEBench warns where they are not.
+
     Args:
         sae: A dictionary over ``model``'s hook points: an SAE, or a view of a crosscoder (whose
             hook point does not matter here: the code is that of the whole stack).

@@ -165,6 +165,12 @@ def test_core_agrees_with_our_figures(stack, crosscoder):
         here = slice(hook * stack.d_model, (hook + 1) * stack.d_model)
         cosine = torch.cosine_similarity(x[:, here], crosscoder(x)[:, here]).mean().item()
         assert theirs["reconstruction_quality"]["cossim"] == pytest.approx(cosine, abs=1e-4)
+        # SAEBench 0.6.0's explained variance, as the docstring of run_core tells it.
+        error = (x[:, here] - crosscoder(x)[:, here]).pow(2).sum(-1).mean().item()
+        square = x[:, here].pow(2).sum(-1).mean().item()
+        expected = 1 - error / (square - (square / stack.d_model) ** 2)
+        variance = theirs["reconstruction_quality"]["explained_variance"]
+        assert variance == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("architecture", poly_saes.ARCHITECTURES)
