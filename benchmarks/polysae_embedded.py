@@ -37,7 +37,7 @@ from sae_lens_poly.analysis.interactions import (
 )
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.embedded.model import load_embedded_model
-from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
+from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
 
 _POLY = {"architecture": "poly_topk"}
 ARMS: dict[str, dict[str, Any]] = {
@@ -91,13 +91,9 @@ def train_and_evaluate(arm: str, seed: int, options: argparse.Namespace) -> dict
         model, sae, stdlib_dataset("held_out"), store_batch_size_prompts=8
     )
     batches = [store.get_batch_tokens() for _ in range(8)]
-    evaluation = evaluate_dictionary(
-        sae,
-        StackedHooks(model, options.hook_name),
-        batches,
-        get_special_token_ids(model.tokenizer),
-        n_splice_batches=2,
-    )
+    special = get_special_token_ids(model.tokenizer)
+    stack = StackedHooks(model, options.hook_name)
+    evaluation = evaluate_dictionary(sae, EvaluationData(stack, batches, special))
     result = {
         "explained variance": evaluation.pooled.explained_variance,
         "linear only": evaluation.pooled.explained_variance_linear,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 import warnings
@@ -13,6 +14,9 @@ import torch
 
 from sae_lens_poly.architectures.crosscoder_config import StackConfig
 from sae_lens_poly.architectures.describe_weights import describe_weights
+from sae_lens_poly.comparison.arms import presets, read_comparison
+from sae_lens_poly.comparison.compare import run_comparison
+from sae_lens_poly.comparison.results import save_results
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.report import print_evaluation
 from sae_lens_poly.evaluation.saved import (
@@ -21,7 +25,11 @@ from sae_lens_poly.evaluation.saved import (
     evaluate_saved,
     settings_for,
 )
-from sae_lens_poly.evaluation.settings import add_evaluation_flags, given_evaluation_flags
+from sae_lens_poly.evaluation.settings import (
+    EvaluationSettings,
+    add_evaluation_flags,
+    given_evaluation_flags,
+)
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.training.export import export_checkpoint
 from sae_lens_poly.training.flags import build_config, fit_to_model
@@ -30,6 +38,7 @@ from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 USAGE = """\
 usage: python -m sae_lens_poly train [flags]      train a dictionary and print its table
        python -m sae_lens_poly evaluate DIR       print the table of a saved dictionary
+       python -m sae_lens_poly compare --preset P train several kinds at equal tokens, width, L0
        python -m sae_lens_poly export FROM TO     the inference dictionary of a checkpoint
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
@@ -69,12 +78,14 @@ def train(flags: Sequence[str]) -> None:
     )
     if cfg.output_path is None:
         return
-    evaluation = evaluate_saved(cfg.output_path, device=cfg.device, model=model)
+    # Probing takes as long as this training; "evaluate" has it.
+    settings = EvaluationSettings(probing=())
+    evaluation = evaluate_saved(cfg.output_path, settings, cfg.device, model)
     print_evaluation(evaluation, f"{cfg.sae.architecture()} in {cfg.output_path}")
     names = (EVALUATION_FILENAME, PICTURE_FILENAME)
     written = [name for name in names if Path(cfg.output_path, name).exists()]
     print(f"dictionary saved to {cfg.output_path} ({', '.join(written)})")
-    print(f"the same table again: python -m sae_lens_poly evaluate {cfg.output_path}")
+    print(f"the same and sparse probing: python -m sae_lens_poly evaluate {cfg.output_path}")
 
 
 def evaluate(flags: Sequence[str]) -> None:
@@ -93,6 +104,59 @@ def evaluate(flags: Sequence[str]) -> None:
     print_evaluation(evaluation, f"dictionary in {options.folder}")
 
 
+def compare(flags: Sequence[str]) -> None:
+    """Train and evaluate the arms of a comparison, and write its tables and figure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sae_lens_poly compare",
+        description="What is finished is not done again: give the same command to go on.",
+    )
+    parser.add_argument("file", nargs="?", help="a YAML file; see the presets for examples")
+    parser.add_argument("--preset", help=f"instead of a file: {', '.join(presets())}")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on")
+    parser.add_argument("--output", help="folder of the results; comparisons/NAME by default")
+    parser.add_argument("--arms", nargs="*", help="names of the arms to run; all by default")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--train_only", action="store_true", help="without evaluation and tables")
+    parser.add_argument("--model_name", help="in place of the file's")
+    parser.add_argument("--text", help="text to train on, in place of the file's dataset_path")
+    parser.add_argument("--training_tokens", type=int, help="in place of the file's")
+    parser.add_argument("--learning_rates", type=float, nargs="*", help="in place of the file's")
+    add_evaluation_flags(parser)
+    options = parser.parse_args(flags)
+    if (options.file is None) == (options.preset is None):
+        raise InputError("give either a YAML file or --preset")
+    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be 1 or more")
+    overrides = {
+        "model_name": options.model_name,
+        "dataset_path": options.text,
+        "training_tokens": options.training_tokens,
+        "learning_rates": options.learning_rates,
+    }
+    comparison = read_comparison(
+        options.preset or options.file,
+        {name: value for name, value in overrides.items() if value is not None},
+        given_evaluation_flags(options),
+    ).only(options.arms)
+    output = Path(options.output or Path("comparisons", comparison.name))
+    seeds = range(options.seeds)
+    try:
+        found = run_comparison(
+            comparison, output, seeds, options.jobs, options.device, not options.train_only
+        )
+    except (KeyboardInterrupt, StoppedRun):
+        print(f"stopped; to go on, give the same command again ({output})", file=sys.stderr)
+        raise StoppedRun(None) from None
+    if options.train_only:
+        print(f"trained: {found['learning_rates']}")
+        return
+    command = shlex.join(["python", "-m", "sae_lens_poly", "compare", *flags])
+    print(save_results(comparison, found, output, list(seeds), command))
+    print(f"written to {output}: table.md, table.json, figure.png")
+
+
 def export(flags: Sequence[str]) -> None:
     """Save the inference dictionary of a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m sae_lens_poly export")
@@ -107,7 +171,7 @@ def export(flags: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the status is 0, 2 for wrong input, or 130 for a run that was stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": train, "evaluate": evaluate, "export": export}
+    commands = {"train": train, "evaluate": evaluate, "compare": compare, "export": export}
     if not arguments or arguments[0] not in commands:
         print(USAGE, end="")
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2

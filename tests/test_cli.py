@@ -31,6 +31,8 @@ def trained(tmp_path_factory):
 def numbers(value):
     if isinstance(value, dict):
         return [n for v in value.values() for n in numbers(v)]
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
     return [value]
 
 
@@ -38,7 +40,7 @@ def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys):
     first = json.loads((trained / "evaluation.json").read_text())
     assert (trained / "evaluation.png").stat().st_size > 10_000
     assert list(first["per_hook"]) == ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
-    assert main(["evaluate", str(trained)]) == 0
+    assert main(["evaluate", str(trained), "--probing"]) == 0
     printed = capsys.readouterr().out
     assert "blocks.2.hook_resid_post" in printed
     assert "pooled" in printed
@@ -58,7 +60,7 @@ def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsy
     checkpoint = next(folder for folder in tmp_path.glob("ck/*/*") if folder.is_dir())
     exported = tmp_path / "exported"
     assert main(["export", str(checkpoint), str(exported), "--dense"]) == 0
-    assert main(["evaluate", str(exported), "--n_batches", "1", "--batch_size_prompts", "2"]) == 0
+    assert main(["evaluate", str(exported), "--n_batches", "1", "--probing"]) == 0
     assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "dense"
     assert main(["export", str(checkpoint), str(exported)]) == 0
     assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "tensor_ring"

@@ -13,7 +13,9 @@ import yaml
 from sae_lens.config import LanguageModelSAERunnerConfig
 
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
 from sae_lens_poly.training.flags import build_config
 
 # What has to be the same in all arms, and where it is set.
@@ -87,12 +89,17 @@ def presets() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
 
 
-def read_comparison(source: str, overrides: dict[str, Any] | None = None) -> Comparison:
+def read_comparison(
+    source: str,
+    overrides: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+) -> Comparison:
     """Read a preset or a YAML file.
 
     Args:
         source: Name of a preset, or the path of a file.
         overrides: Fields of the file to replace.
+        evaluation: Settings of its evaluation to replace.
 
     Raises:
         InputError: Naming what is missing, unknown or unequal.
@@ -112,7 +119,8 @@ def read_comparison(source: str, overrides: dict[str, Any] | None = None) -> Com
         raise InputError(f"{source!r} is not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise InputError(f"{source!r} has no fields: see a preset for an example")
-    return _comparison(name, {**content, **(overrides or {})})
+    settings = {**(content.get("evaluation") or {}), **(evaluation or {})}
+    return _comparison(name, {**content, **(overrides or {}), "evaluation": settings})
 
 
 def _comparison(name: str, content: dict[str, Any]) -> Comparison:
@@ -153,9 +161,16 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         learning_rates=tuple(float(rate) for rate in _as_list(content["learning_rates"])),
         hook_name=content["hook_name"],
         record_gb=float(content.get("record_gb", 20)),
-        evaluation=content.get("evaluation") or {},
+        evaluation=content["evaluation"],
         description=content.get("description", ""),
     )
+    EvaluationSettings.from_dict(comparison.evaluation)
+    own_text = not {"skip_rows", "dataset_path"} & set(comparison.evaluation)
+    if content["dataset_path"] != EMBEDDED_DATASET_NAME and own_text:
+        raise InputError(
+            f"{name}: dataset_path={content['dataset_path']!r} has no held-out part: say under "
+            "evaluation how many rows training may read (skip_rows), or name another dataset_path"
+        )
     for arm in comparison.arms:  # before anything is trained
         arm_config(arm, comparison.learning_rates[0], seed=0)
     return comparison

@@ -153,7 +153,7 @@ def run_comparison(
         evaluate: Whether to evaluate, too.
 
     Returns:
-        The learning rate of each arm and, by arm and seed, the evaluation.
+        The learning rate of each arm, what it was chosen by and, by arm and seed, the evaluation.
 
     Raises:
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
@@ -166,15 +166,17 @@ def run_comparison(
     if len(rates) > 1:
         tuning = [Task(arm, "tune", lr, TUNING_SEED) for arm in comparison.arms for lr in rates]
         _do_all(tuning, bench, jobs, "learning rates")
-    chosen = {arm.name: _best_rate(bench, arm) for arm in comparison.arms}
+    tuned = {arm.name: _tuned(bench, arm) for arm in comparison.arms}
+    chosen = {name: max(found, key=lambda lr: found[lr]) for name, found in tuned.items()}
     kind = "evaluate" if evaluate else "train"
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     tasks = [Task(arm, kind, chosen[arm.name], seed) for seed in seeds for arm in comparison.arms]
     _do_all(tasks, bench, jobs, "arms and seeds")
     if not evaluate:
-        return {"learning_rates": chosen}
+        return {"learning_rates": chosen, "tuning": tuned}
     return {
         "learning_rates": chosen,
+        "tuning": tuned,
         "settings": bench.settings.to_dict(),
         "evaluations": {
             arm.name: {
@@ -186,15 +188,15 @@ def run_comparison(
     }
 
 
-def _best_rate(bench: Bench, arm: Arm) -> float:
+def _tuned(bench: Bench, arm: Arm) -> dict[float, float]:
+    """Learning rate to explained variance."""
     rates = bench.comparison.learning_rates
     if len(rates) == 1:
-        return rates[0]
-    found = {
+        return {rates[0]: float("nan")}
+    return {
         lr: json.loads((bench.tuning_folder(arm, lr) / "explained_variance.json").read_text())
         for lr in rates
     }
-    return max(found, key=lambda lr: found[lr])
 
 
 def _is_evaluated(folder: Path, settings: EvaluationSettings) -> bool:

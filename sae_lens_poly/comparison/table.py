@@ -1,4 +1,4 @@
-"""The table of a comparison: means over seeds and their standard errors."""
+"""The tables of a comparison: means over seeds and their standard errors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+#: As ``evaluation.json`` has it.
 Evaluation = dict[str, Any]
+
+#: Arm to seed to evaluation.
+Evaluations = dict[str, dict[str, Evaluation]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of an evaluation, as it is saved."""
+    """A figure of an evaluation."""
 
     heading: str
     value: Callable[[Evaluation], float | None]
@@ -42,65 +46,201 @@ class Cell:
         return f"{self.mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
-def columns(evaluation: Evaluation) -> list[Column]:
-    """The columns that a table of evaluations like this one has."""
+@dataclass(frozen=True)
+class Part:
+    """Columns that are read together."""
+
+    title: str
+    columns: list[Column]
+
+
+def parts(evaluation: Evaluation) -> list[Part]:
+    """The tables that evaluations like this one fill."""
     several_hooks = len(evaluation["per_hook"]) > 1
-    together = "all, " if several_hooks else ""
     found = [
-        Column("explained variance", lambda e: e["pooled"]["explained_variance"], 4),
-        Column("linear only", lambda e: e["pooled"]["explained_variance_linear"], 4),
-        Column("MSE", lambda e: e["pooled"]["mse"], 1),
-        Column("cosine", lambda e: e["pooled"]["cosine"], 4),
-        Column("L0 per hook point", lambda e: mean(h["l0"] for h in e["per_hook"].values()), 1),
-        Column("dead", lambda e: e["n_dead"] / e["d_sae"], 3),
-        Column("dense", lambda e: e["n_dense"] / e["d_sae"], 3),
-        Column(f"CE recovered, {together}clean", _splice("clean", "ce_recovered")),
+        Part("Reconstruction and latents, pooled over hook points", _reconstruction()),
+        Part("Explained variance at each hook point", _per_hook(evaluation, "explained_variance")),
+        Part("In the running model", _splicing(several_hooks)),
     ]
+    if not several_hooks:
+        del found[1]
     if several_hooks:
-        found.append(Column("CE recovered, all, causal", _splice("causal", "ce_recovered")))
-    found.append(Column(f"KL, {together}clean", _splice("clean", "kl")))
-    if several_hooks:
-        found += [
-            Column("KL, one at a time, clean", _mean_alone("clean", "kl")),
-            Column("KL, one at a time, causal", _mean_alone("causal", "kl")),
-            Column("coherence", lambda e: _in(e, "coherence", "selected"), 2),
-            Column("before selection", lambda e: _in(e, "coherence", "pre_activation"), 2),
-            Column("coherence, raw zero", lambda e: _in(e, "coherence", "selected_raw"), 2),
-            Column("of the decoder", lambda e: _in(e, "coherence", "decoder"), 2),
-        ]
+        found.append(Part("Over how many hook points latents live", _coherence()))
     for name in evaluation["probing"]:
-        for k in evaluation["settings"]["probe_ks"]:
-            found.append(Column(f"F1 {name}, K={k}", _probe(name, "codes", str(k), "f1")))
+        found.append(Part(f"Sparse probing: {name}", _probing(name, evaluation)))
     for name in evaluation["class_separation"]:
-        found += [
-            Column(f"W1 {name}, as published", _separation(name, "as_published"), 4),
-            Column("by decoder norm", _separation(name, "by_decoder_norm"), 4),
-            Column("by deviation", _separation(name, "by_standard_deviation")),
+        columns = [
+            _column("as published", 5, "class_separation", name, "as_published"),
+            _column("by decoder norm", 5, "class_separation", name, "by_decoder_norm"),
+            _column("by deviation", 4, "class_separation", name, "by_standard_deviation"),
         ]
-    found.append(Column("r of B_ij", lambda e: _in(e, "interactions", "B", "pearson")))
+        found.append(Part(f"Wasserstein-1 between classes: {name}", columns))
+    names = ("B", "decoder Gram", "random projection", "covariance of codes")
+    columns = [_column(name, 3, "interactions", name, "pearson") for name in names]
+    found.append(Part("Pearson's r of pairs of latents with their co-occurrence", columns))
     return found
 
 
-def _in(evaluation: Any, *keys: str) -> Any:
-    """What lies under the keys; None where one of them has nothing."""
-    for key in keys:
-        if evaluation is None:
-            return None
-        evaluation = evaluation.get(key)
-    return evaluation
+def _column(heading: str, digits: int, *keys: str) -> Column:
+    """What lies under the keys; nothing where one of them is missing."""
+
+    def value(evaluation: Any) -> float | None:
+        for key in keys:
+            evaluation = None if evaluation is None else evaluation.get(key)
+        return evaluation
+
+    return Column(heading, value, digits)
 
 
-def _splice(kind: str, figure: str) -> Callable[[Evaluation], float | None]:
-    return lambda e: _in(e, "splicing", "all", kind, figure)
+def _reconstruction() -> list[Column]:
+    return [
+        _column("explained variance", 4, "pooled", "explained_variance"),
+        _column("linear only", 4, "pooled", "explained_variance_linear"),
+        _column("MSE, normalised", 2, "pooled", "mse_normalised"),
+        _column("cosine", 4, "pooled", "cosine"),
+        Column("L0 at a hook point", lambda e: mean(h["l0"] for h in e["per_hook"].values()), 1),
+        Column("latents", lambda e: e["d_sae"], 0),
+        Column("dead", lambda e: e["n_dead"] / e["d_sae"]),
+        Column("dense", lambda e: e["n_dense"] / e["d_sae"]),
+    ]
 
 
-def _mean_alone(kind: str, figure: str) -> Callable[[Evaluation], float | None]:
-    return lambda e: mean(e["splicing"][name][kind][figure] for name in e["per_hook"])
+def _per_hook(evaluation: Evaluation, figure: str) -> list[Column]:
+    return [_column(name, 3, "per_hook", name, figure) for name in evaluation["per_hook"]]
 
 
-def _probe(name: str, features: str, k: str, figure: str) -> Callable[[Evaluation], float | None]:
-    return lambda e: _in(e, "probing", name, features, k, figure)
+def _splicing(several_hooks: bool) -> list[Column]:
+    def alone(kind: str, figure: str) -> Callable[[Evaluation], float | None]:
+        def value(e: Evaluation) -> float | None:
+            found = [by_kind.get(kind) for by_kind in e["splicing"]["alone"].values()]
+            return None if None in found else mean(f[figure] for f in found if f is not None)
+
+        return value
+
+    if not several_hooks:
+        return [
+            _column("CE recovered", 4, "splicing", "together", "clean", "ce_recovered"),
+            _column("against mean", 4, "splicing", "together", "clean", "ce_recovered_vs_mean"),
+            _column("KL", 4, "splicing", "together", "clean", "kl"),
+            _column("KL, interactions dropped", 4, "splicing", "together", "linear", "kl"),
+        ]
+    return [
+        Column("CE recovered, one at a time, clean", alone("clean", "ce_recovered"), 4),
+        Column("causal", alone("causal", "ce_recovered"), 4),
+        _column("all, clean", 4, "splicing", "together", "clean", "ce_recovered"),
+        _column("all, causal", 4, "splicing", "together", "causal", "ce_recovered"),
+        Column("KL, one at a time, clean", alone("clean", "kl"), 3),
+        Column("causal", alone("causal", "kl"), 3),
+        Column("interactions dropped", alone("linear", "kl"), 3),
+    ]
 
 
-def _separation(name: str, figure: str) -> Callable[[Evaluation], float | None]:
-    return lambda e: _in(e, "class_separation", name, figure)
+def _coherence() -> list[Column]:
+    return [
+        _column("functional coherence", 2, "coherence", "selected"),
+        _column("before selection", 2, "coherence", "pre_activation"),
+        _column("raw zero", 2, "coherence", "selected_raw"),
+        _column("raw zero, before selection", 2, "coherence", "pre_activation_raw"),
+        _column("of the decoder", 2, "coherence", "decoder"),
+        _column("cosine, neighbouring hook points", 3, "direction_cosine"),
+    ]
+
+
+def _probing(name: str, evaluation: Evaluation) -> list[Column]:
+    return [
+        _column(f"{heading}, K={k}", 3, "probing", name, "codes", str(k), figure)
+        for heading, figure in (("F1", "f1"), ("accuracy", "accuracy"))
+        for k in evaluation["settings"]["probe_ks"]
+    ]
+
+
+def cells(evaluations: Evaluations, part: Part) -> dict[str, list[Cell | None]]:
+    """Arm to its cells; None where the arm has no such figure."""
+    return {
+        arm: [_cell(column, by_seed) for column in part.columns]
+        for arm, by_seed in evaluations.items()
+    }
+
+
+def _cell(column: Column, by_seed: dict[str, Evaluation]) -> Cell | None:
+    values = [column.value(evaluation) for evaluation in by_seed.values()]
+    kept = tuple(value for value in values if value is not None)
+    return Cell(kept) if len(kept) == len(values) else None
+
+
+def markdown(evaluations: Evaluations) -> str:
+    """All tables, in Markdown."""
+    first = next(iter(next(iter(evaluations.values())).values()))
+    blocks = []
+    for part in parts(first):
+        rows = cells(evaluations, part)
+        if all(cell is None for row in rows.values() for cell in row):
+            continue
+        lines = [
+            f"### {part.title}",
+            "",
+            "| | " + " | ".join(column.heading for column in part.columns) + " |",
+            "|---" * (len(part.columns) + 1) + "|",
+        ]
+        for arm, row in rows.items():
+            texts = [
+                "" if cell is None else cell.text(column.digits)
+                for cell, column in zip(row, part.columns, strict=True)
+            ]
+            lines.append(f"| {arm} | " + " | ".join(texts) + " |")
+        lines += _references(part, evaluations)
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _references(part: Part, evaluations: Evaluations) -> list[str]:
+    """Further rows of a probing table: what needs no dictionary, and SAEs by hook point."""
+    name = part.title.removeprefix("Sparse probing: ")
+    if name == part.title:
+        return []
+    lines = []
+    first = next(iter(next(iter(evaluations.values())).values()))
+    ks = [str(k) for k in first["settings"]["probe_ks"]]
+    by_arm = {
+        f"{arm}, {features}": [e["probing"][name][features] for e in by_seed.values()]
+        for arm, by_seed in evaluations.items()
+        for features in next(iter(by_seed.values()))["probing"][name]
+        if features.startswith("codes at")
+    }
+    raw = {f: [s] for f, s in first["probing"][name].items() if f.startswith("raw")}
+    for heading, summaries in {**by_arm, **raw}.items():
+        texts = [
+            Cell(tuple(summary[k][figure] for summary in summaries)).text(3)
+            for figure in ("f1", "accuracy")
+            for k in ks
+        ]
+        lines.append(f"| *{heading}* | " + " | ".join(texts) + " |")
+    whole = first["probing"][name]["raw"].get("all")
+    if whole is not None:
+        lines += [
+            "",
+            f"On all dimensions of the raw activations: F1 {whole['f1']:.3f}, accuracy "
+            f"{whole['accuracy']:.3f}. Standard errors over the {whole['n_tasks']} tasks (not over "
+            f"seeds) are about {whole['f1_error'] or 0:.3f}.",
+        ]
+    return lines
+
+
+def plain(evaluations: Evaluations) -> dict[str, Any]:
+    """The same as numbers: table to arm to figure to mean, standard error and values."""
+    first = next(iter(next(iter(evaluations.values())).values()))
+    return {
+        part.title: {
+            arm: {
+                column.heading: {
+                    "mean": cell.mean,
+                    "standard_error": cell.standard_error,
+                    "values": list(cell.values),
+                }
+                for column, cell in zip(part.columns, row, strict=True)
+                if cell is not None
+            }
+            for arm, row in cells(evaluations, part).items()
+        }
+        for part in parts(first)
+    }

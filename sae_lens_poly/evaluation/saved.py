@@ -159,6 +159,8 @@ def evaluate_saved(
 def settings_for(folder: str | Path, **fields: Any) -> EvaluationSettings:
     """Settings of the last evaluation of a dictionary, or the defaults for its model.
 
+    An evaluation at the end of training leaves the probing out; here it is put in again.
+
     Args:
         folder: A saved dictionary.
         fields: Settings to replace.
@@ -170,7 +172,8 @@ def settings_for(folder: str | Path, **fields: Any) -> EvaluationSettings:
     path = Path(folder) / EVALUATION_FILENAME
     if path.is_file():
         with contextlib.suppress(json.JSONDecodeError, KeyError):  # of an older version
-            fields = {**json.loads(path.read_text())["settings"], **fields}
+            saved = json.loads(path.read_text())["settings"]
+            fields = {k: v for k, v in saved.items() if k != "probing" or v} | fields
     return EvaluationSettings.for_model(metadata.model_name or "", **fields)
 
 

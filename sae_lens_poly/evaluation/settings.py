@@ -46,7 +46,7 @@ class EvaluationSettings:
     dataset_path: str | None = None
     skip_rows: int | None = None
     probing: tuple[str, ...] = ()
-    max_texts_per_class: int | None = 1000
+    max_texts_per_class: int | None = 250
     probe_ks: tuple[int, ...] = (1, 2, 5)
     n_probe_train: int = 4000
     n_probe_test: int = 1000

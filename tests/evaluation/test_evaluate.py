@@ -9,8 +9,9 @@ from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly import StackedHooks, TrainingRunner
 from sae_lens_poly.embedded.corpus import stdlib_dataset
-from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
+from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.saved import evaluate_saved, load_dictionary
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from tests.training.test_resume import runner_config
 from tests.training.test_wrong_input import dictionary
 
@@ -31,7 +32,9 @@ def test_agrees_with_run_evals(embedded_model, tmp_path, hooks, n_hooks):
     ours_store = store()
     batches = [ours_store.get_batch_tokens() for _ in range(3)]
     special = get_special_token_ids(model.tokenizer)
-    ours = evaluate_dictionary(sae, model, batches, special)
+    ours = evaluate_dictionary(
+        sae, EvaluationData(model, batches, special, EvaluationSettings(n_splice_batches=3))
+    )
     config = EvalConfig(
         n_eval_reconstruction_batches=3,
         n_eval_sparsity_variance_batches=3,
@@ -71,8 +74,9 @@ def test_the_exported_dictionary_is_the_trained_one(embedded_model, tmp_path):
     )
     sae = runner.run()
     tokens = [torch.randint(1, 4096, (4, 32))]
-    saved = evaluate_dictionary(load_dictionary(tmp_path / "output"), model, tokens)
-    assert evaluate_dictionary(sae.to_inference(), model, tokens) == saved
+    data = EvaluationData(model, tokens)
+    saved = evaluate_dictionary(load_dictionary(tmp_path / "output"), data)
+    assert evaluate_dictionary(sae.to_inference(), data) == saved
 
 
 @pytest.mark.parametrize("structure", ["weakly_causal", "strictly_causal"])
@@ -82,9 +86,8 @@ def test_what_is_not_written_has_no_figures(embedded_model, tmp_path, structure)
     cfg = runner_config(tmp_path, hook_name=hooks, sae=sae)
     model = StackedHooks(embedded_model, hooks)
     TrainingRunner(cfg, stdlib_dataset("train").select(range(60)), model).run()
-    evaluation = evaluate_saved(
-        tmp_path / "output", n_batches=1, batch_size_prompts=2, dataset_path="stdlib", model=model
-    )
+    settings = EvaluationSettings(n_batches=1, batch_size_prompts=2, dataset_path="stdlib")
+    evaluation = evaluate_saved(tmp_path / "output", settings, model=model)
     written = model.hook_names[1 if structure == "strictly_causal" else 0 :]
     assert list(evaluation.per_hook) == written
     mean = sum(f.explained_variance for f in evaluation.per_hook.values()) / len(written)

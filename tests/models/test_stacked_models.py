@@ -14,6 +14,7 @@ from sae_lens_poly import (
     load_stacked_model,
 )
 from sae_lens_poly.evaluation.saved import evaluate_saved
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.stacked_models import StackedModels
 
 HOOKS = "blocks.{2,4}.hook_resid_post"
@@ -92,7 +93,9 @@ def test_runner_and_evaluation_take_a_stack_of_models(stack, tmp_path):
         verbose=False,
     )
     TrainingRunner(cfg, override_model=stack).run()
-    evaluation = evaluate_saved(tmp_path, n_batches=1, batch_size_prompts=2, model=stack)
+    evaluation = evaluate_saved(
+        tmp_path, EvaluationSettings(n_batches=1, batch_size_prompts=2), model=stack
+    )
     assert list(evaluation.per_hook) == stack.hook_names
     assert (tmp_path / "evaluation.png").exists()
 

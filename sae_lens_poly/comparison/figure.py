@@ -1,0 +1,60 @@
+"""The figure of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sae_lens_poly.comparison.table import Cell, Column, Evaluations, cells, parts
+
+# Headings of the columns that are drawn, of each table the first that it has.
+_DRAWN = (
+    "explained variance",
+    "dead",
+    "CE recovered",
+    "all, clean",
+    "all, causal",
+    "functional coherence",
+    "F1, K=1",
+    "F1, K=5",
+    "by deviation",
+)
+
+
+def save_figure(evaluations: Evaluations, path: Path) -> None:
+    """Draw the main figures: a bar for the mean, a line for its error, a dot for each seed.
+
+    Args:
+        evaluations: Arm to seed to evaluation.
+        path: Where to write the PNG.
+    """
+    first = next(iter(next(iter(evaluations.values())).values()))
+    drawn: list[tuple[str, Column, list[Cell]]] = []
+    for part in parts(first):
+        rows = cells(evaluations, part)
+        for number, column in enumerate(part.columns):
+            own = [row[number] for row in rows.values()]
+            known = [cell for cell in own if cell is not None]
+            if column.heading in _DRAWN and len(known) == len(own):
+                drawn.append((part.title, column, known))
+    n_columns = 3
+    n_rows = -(-len(drawn) // n_columns)
+    figure = Figure(figsize=(14, n_rows * (1.2 + 0.25 * len(evaluations))), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    names = list(evaluations)
+    for place, (title, column, known) in zip(axes.flat, drawn, strict=False):
+        means = [cell.mean for cell in known]
+        errors = [cell.standard_error or 0.0 for cell in known]
+        place.barh(names, means, xerr=errors, color="#8fb3d9", ecolor="#333333")
+        for height, cell in enumerate(known):
+            place.plot(cell.values, [height] * len(cell.values), "o", color="#1f4e79", markersize=3)
+        values = [value for cell in known for value in cell.values]
+        margin = 0.1 * (max(values) - min(values)) or 0.1
+        place.set_xlim(min(values) - margin, max(values) + margin)  # bars do not start at 0
+        place.invert_yaxis()
+        place.set_title(f"{title.split(',')[0]}:\n{column.heading}", fontsize=9)
+        place.tick_params(labelsize=8)
+    for place in axes.flat[len(drawn) :]:
+        place.set_visible(False)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,87 @@
+"""What a comparison leaves: a table in Markdown and JSON, and a figure."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sae_lens_poly.comparison.arms import Comparison
+from sae_lens_poly.comparison.figure import save_figure
+from sae_lens_poly.comparison.table import markdown, plain
+
+_PACKAGES = ("sae-lens-poly", "sae-lens", "transformer-lens", "torch", "scikit-learn")
+
+
+def save_results(
+    comparison: Comparison,
+    found: dict[str, Any],
+    output: Path,
+    seeds: Sequence[int],
+    command: str,
+) -> str:
+    """Write ``table.md``, ``table.json`` and ``figure.png``.
+
+    Args:
+        comparison: What was compared.
+        found: As :func:`~sae_lens_poly.comparison.compare.run_comparison` returns it.
+        output: Folder to write to.
+        seeds: Of the runs.
+        command: What was called, for the record.
+
+    Returns:
+        The text of ``table.md``.
+    """
+    evaluations, rates = found["evaluations"], found["learning_rates"]
+    machine = (
+        f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
+    )
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    first = next(iter(next(iter(evaluations.values())).values()))
+    header = [
+        f"# {comparison.name}",
+        "",
+        comparison.description.strip(),
+        "",
+        f"`{command}`, {datetime.date.today().isoformat()}; {machine}; {versions}.",
+        "",
+        f"{comparison.training_tokens:,} training tokens, {len(seeds)} seed(s); means over seeds ± "
+        "their standard error. Reconstruction on "
+        f"{first['n_tokens']:,} held-out tokens, splices on {first['n_tokens_spliced']:,} of them.",
+        "",
+        "Learning rates"
+        + (
+            f" (of {', '.join(f'{r:g}' for r in comparison.learning_rates)}, by explained variance "
+            "with another seed, on other held-out text): "
+            if len(comparison.learning_rates) > 1
+            else ": "
+        )
+        + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
+        + ".",
+        "",
+        "",
+    ]
+    text = "\n".join(header) + markdown(evaluations)
+    (output / "table.md").write_text(text)
+    content = {
+        "comparison": comparison.name,
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "versions": {name: version(name) for name in _PACKAGES},
+        "training_tokens": comparison.training_tokens,
+        "seeds": list(seeds),
+        "learning_rates": rates,
+        "tuning": found["tuning"],
+        "settings": found["settings"],
+        "arms": {arm.name: {**arm.flags, "separate": arm.separate} for arm in comparison.arms},
+        "tables": plain(evaluations),
+    }
+    (output / "table.json").write_text(json.dumps(content, indent=1))
+    save_figure(evaluations, output / "figure.png")
+    return text
