@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -149,12 +150,15 @@ class EvaluationData:
 
 
 @torch.no_grad()
-def evaluate_dictionary(sae: SAE[Any], data: EvaluationData) -> Evaluation:
+def evaluate_dictionary(
+    sae: SAE[Any], data: EvaluationData, folder: str | Path | None = None
+) -> Evaluation:
     """Measure a dictionary.
 
     Args:
         sae: A dictionary that takes the raw activations of the model's virtual hook point.
         data: The model, and what it is measured on.
+        folder: Where the dictionary is saved, if so: its codes of labelled examples are kept there.
     """
     model, settings = data.model, data.settings
     n_hooks = model.n_hooks
@@ -226,7 +230,7 @@ def evaluate_dictionary(sae: SAE[Any], data: EvaluationData) -> Evaluation:
         degree_shares={d: s[0] for d, s in pooled_shares.compute().items()},
     )
     live = activity.n_active > 0
-    probing, separation = _probe(sae, data)
+    probing, separation = _probe(sae, data, None if folder is None else Path(folder))
     return Evaluation(
         per_hook=per_hook,
         pooled=pooled,
@@ -294,12 +298,12 @@ def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | Non
 
 
 def _probe(
-    sae: SAE[Any], data: EvaluationData
+    sae: SAE[Any], data: EvaluationData, folder: Path | None
 ) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
     probing: dict[str, dict[str, Summary]] = {}
     separation: dict[str, dict[str, float]] = {}
     for own in tqdm(data.probing_sets, desc="probing", leave=False):
-        codes = own.codes(sae)
+        codes = own.codes(sae, folder)
         probing[own.name] = own.probe(sae, codes) | own.ceiling
         if isinstance(own, TextSet):
             separation[own.name] = own.separation(sae, codes)

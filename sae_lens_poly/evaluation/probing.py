@@ -209,20 +209,6 @@ def sparse_probe(
     return Probe(f1, accuracy, tuple(latents.tolist()))
 
 
-def dense_probe(
-    train: Features,
-    train_positive: NDArray[np.bool_],
-    test: Features,
-    test_positive: NDArray[np.bool_],
-) -> Probe:
-    """The same probe on all features: the ceiling, when given raw activations.
-
-    Arguments are those of :func:`sparse_probe`; all features are made dense.
-    """
-    f1, accuracy = _fit(_dense(train), train_positive, _dense(test), test_positive)
-    return Probe(f1, accuracy, tuple(range(train.shape[1])))
-
-
 def largest_mean_differences(
     features: Features, positive: NDArray[np.bool_], k: int
 ) -> NDArray[np.int64]:
@@ -258,7 +244,7 @@ def probe_tasks(
         train_features: Shape (n, n_features), numpy, CSR or CSC; ``Task.train`` are its rows.
         test_features: The same for ``Task.test``.
         tasks: As :func:`class_tasks` draws them.
-        ks: Numbers of latents; None: all features (:func:`dense_probe`).
+        ks: Numbers of latents; None: all features, the ceiling when given raw activations.
 
     Raises:
         InputError: If a ``k`` exceeds the number of features, or a task names a row that the

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sae_lens.saes.sae import SAE
-from scipy import sparse
 
 from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.evaluation.feature_cache import (
+    cached_features,
+    dictionary_hash,
+    text_hash,
+)
 from sae_lens_poly.evaluation.labelled_text import LabelledText, load_labelled
 from sae_lens_poly.evaluation.pooled_features import (
     hook_columns,
@@ -22,12 +28,21 @@ from sae_lens_poly.evaluation.pooled_features import (
 from sae_lens_poly.evaluation.probing import Features, Task, class_tasks, probe_tasks, summarise
 from sae_lens_poly.evaluation.scaled_codes import latent_norms, sparse_codes
 from sae_lens_poly.evaluation.settings import TOKEN_TASKS, EvaluationSettings
-from sae_lens_poly.evaluation.token_tasks import TokenTasks, token_activations, token_tasks
+from sae_lens_poly.evaluation.token_tasks import (
+    TokenContexts,
+    TokenTasks,
+    token_activations,
+    token_tasks,
+)
 from sae_lens_poly.evaluation.wasserstein import ClassSeparation, class_separation
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 #: Number of latents, as text, to figures; see :func:`summarise`.
 Summary = dict[str, dict[str, Any]]
+
+
+#: Where codes of examples are kept, in the folder of a dictionary.
+FEATURES_FOLDER = "features"
 
 
 class ProbingSet(ABC):
@@ -48,8 +63,13 @@ class ProbingSet(ABC):
         """The tasks; their rows are those of the features."""
 
     @abstractmethod
-    def codes(self, sae: SAE[Any]) -> tuple[Features, Features]:
-        """Feature activations times decoder norm of train and test examples, (n, d_sae) each."""
+    def codes(self, sae: SAE[Any], folder: Path | None = None) -> tuple[Features, Features]:
+        """Feature activations times decoder norm of train and test examples, (n, d_sae) each.
+
+        Args:
+            sae: An inference dictionary.
+            folder: Where it is saved, if so: codes are kept there, and read when asked for again.
+        """
 
     @abstractmethod
     def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -98,12 +118,12 @@ class TextSet(ProbingSet):
         labels = self.text.train_labels, self.text.test_labels
         return class_tasks(*labels, s.n_probe_train, s.n_probe_test, s.seed)
 
-    def codes(self, sae: SAE[Any]) -> tuple[Features, Features]:
-        train, test = (
-            pooled_codes(sae, self.model, texts)
-            for texts in (self.text.train_texts, self.text.test_texts)
-        )
-        return train, test
+    def codes(self, sae: SAE[Any], folder: Path | None = None) -> tuple[Features, Features]:
+        def own(texts: list[str]) -> Features:
+            key = {"texts": text_hash(texts)}
+            return _kept(folder, key, lambda: pooled_codes(sae, self.model, texts))
+
+        return own(self.text.train_texts), own(self.text.test_texts)
 
     def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         train, test = (
@@ -141,9 +161,13 @@ class TokenSet(ProbingSet):
     def tasks(self) -> list[Task]:
         return self.drawn.tasks
 
-    def codes(self, sae: SAE[Any]) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        train, test = (sparse_codes(sae, torch.from_numpy(x)) for x in self.activations())
-        return train, test
+    def codes(self, sae: SAE[Any], folder: Path | None = None) -> tuple[Features, Features]:
+        def own(part: TokenContexts, x: NDArray[np.float32]) -> Features:
+            key = {"tokens": text_hash([str(part.tokens.tolist()), str(part.rows.tolist())])}
+            return _kept(folder, key, lambda: sparse_codes(sae, torch.from_numpy(x)))
+
+        train, test = self.activations()
+        return own(self.drawn.train, train), own(self.drawn.test, test)
 
     @cached_property
     def _activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -154,6 +178,14 @@ class TokenSet(ProbingSet):
 
     def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._activations
+
+
+def _kept(folder: Path | None, key: dict[str, str], compute: Callable[[], Any]) -> Any:
+    """What is computed; from the dictionary's folder if it is there."""
+    if folder is None:
+        return compute()
+    key = {**key, "dictionary": dictionary_hash(folder)}
+    return cached_features(folder / FEATURES_FOLDER, key, compute)
 
 
 def load_probing_sets(model: StackedHooks, settings: EvaluationSettings) -> list[ProbingSet]:

@@ -146,7 +146,7 @@ def evaluate_saved(
             sae, model or _model_of(sae, folder, device), settings or settings_for(folder)
         )
     check_unread(sae, data.settings)
-    evaluation = evaluate_dictionary(sae, data)
+    evaluation = evaluate_dictionary(sae, data, folder)
     if isinstance(sae, Crosscoder):
         save_picture(sae, evaluation, Path(folder) / PICTURE_FILENAME)
     path = Path(folder) / EVALUATION_FILENAME

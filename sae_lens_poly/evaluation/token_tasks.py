@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sae_lens.saes.sae import SAE
 from sae_lens.util import get_special_token_ids
-from scipy import sparse
 
 from sae_lens_poly.embedded.corpus import Module, Split, stdlib_modules
 from sae_lens_poly.errors import InputError
@@ -25,7 +23,6 @@ from sae_lens_poly.evaluation.probing import (
     check_sizes,
 )
 from sae_lens_poly.evaluation.python_labels import LABELS, Mask, character_labels
-from sae_lens_poly.evaluation.scaled_codes import as_csr, check_width, latent_norms, scaled_codes
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 #: Contexts that are taken from one module at most, so that no long one decides.
@@ -159,36 +156,6 @@ def token_values(labels: dict[str, Mask], source: str, offsets: Any) -> dict[str
         own[n_counted == 0] = NEITHER
         values[label] = own
     return values
-
-
-def token_features(
-    sae: SAE[Any], model: StackedHooks, contexts: TokenContexts, batch_size: int = 32
-) -> sparse.csr_matrix:
-    """Feature activations of the sampled tokens, each latent times the norm of its decoder.
-
-    The model runs on whole contexts; only sampled tokens are encoded. For several dictionaries at
-    the same hook points, :func:`token_activations` once and
-    :func:`sae_lens_poly.evaluation.scaled_codes.sparse_codes` of it for each save runs of the
-    model.
-
-    Args:
-        sae: An inference dictionary on the raw activations of ``model``'s virtual hook point.
-        model: The model with its hook points stacked.
-        contexts: As :func:`token_tasks` draws them.
-        batch_size: Contexts in a batch.
-
-    Returns:
-        Shape (n_rows, d_sae), float32.
-
-    Raises:
-        InputError: If the dictionary has another width than the stack.
-    """
-    check_width(sae, model)
-    norms = latent_norms(sae)
-    return sparse.vstack(
-        [as_csr(scaled_codes(sae, x, norms)) for x in _sampled(model, contexts, batch_size)],
-        format="csr",
-    )
 
 
 def token_activations(

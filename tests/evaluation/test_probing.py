@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.probing import (
+    Task,
     class_tasks,
-    dense_probe,
     largest_mean_differences,
     probe_tasks,
     sparse_probe,
@@ -108,7 +108,9 @@ def test_is_scikit_learns_regression_on_standardised_columns_of_largest_differen
 def test_all_latents_are_the_dense_probe():
     (train, train_labels), (test, test_labels) = data(strength=0.2), data(400, 1, 0.2)
     arguments = (train, train_labels == "a", test, test_labels == "a")
-    every, dense = sparse_probe(*arguments, N_LATENTS), dense_probe(*arguments)
+    every = sparse_probe(*arguments, N_LATENTS)
+    task = Task("a", np.arange(len(train_labels)), arguments[1], np.arange(400), arguments[3])
+    (dense,) = probe_tasks(train, test, [task], (None,))
     assert (every.f1, every.accuracy) == pytest.approx((dense.f1, dense.accuracy), abs=0.01)
 
 
