@@ -29,6 +29,8 @@ class Arm:
     name: str
     flags: dict[str, Any]
     """Fields of the run and the dictionary, as ``train`` takes them as flags."""
+    learning_rates: tuple[float, ...]
+    """Those that it is tuned over."""
     separate: bool = False
     """Whether every hook point gets a dictionary of its own."""
 
@@ -48,7 +50,7 @@ class Comparison:
       all arms share.
     - ``run``: further flags of ``train`` for all arms (batch size, context size, ...).
     - ``learning_rates``: where there are several, each arm takes the one with the highest explained
-      variance on held-out text, from a run with a seed of its own.
+      variance on held-out text, from a run with a seed of its own. An arm may have others.
     - ``record_gb``: up to how much disk the activations may take that are computed once for all
       arms; a comparison that needs more computes them for each arm.
     - ``evaluation``: see :class:`~sae_lens_poly.evaluation.settings.EvaluationSettings`.
@@ -60,7 +62,6 @@ class Comparison:
     name: str
     arms: tuple[Arm, ...]
     training_tokens: int
-    learning_rates: tuple[float, ...]
     hook_name: str
     record_gb: float = 20.0
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -147,9 +148,10 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         if "architecture" not in fields:
             raise InputError(f"{name}: the arm {arm_name!r} has no architecture")
         separate = bool(fields.pop("separate", False))
-        arms.append(
-            Arm(str(arm_name), {**shared, **(content.get("run") or {}), **fields}, separate)
-        )
+        own_rates = fields.pop("learning_rates", None)
+        rates = tuple(float(rate) for rate in _as_list(own_rates or content["learning_rates"]))
+        flags = {**shared, **(content.get("run") or {}), **fields}
+        arms.append(Arm(str(arm_name), flags, rates, separate))
     folders = [arm.folder_name for arm in arms]
     for arm in arms:
         if folders.count(arm.folder_name) > 1:
@@ -158,7 +160,6 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         name=name,
         arms=tuple(arms),
         training_tokens=int(content["training_tokens"]),
-        learning_rates=tuple(float(rate) for rate in _as_list(content["learning_rates"])),
         hook_name=content["hook_name"],
         record_gb=float(content.get("record_gb", 20)),
         evaluation=content["evaluation"],
@@ -172,7 +173,7 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
             "evaluation how many rows training may read (skip_rows), or name another dataset_path"
         )
     for arm in comparison.arms:  # before anything is trained
-        arm_config(arm, comparison.learning_rates[0], seed=0)
+        arm_config(arm, arm.learning_rates[0], seed=0)
     return comparison
 
 

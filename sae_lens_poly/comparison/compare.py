@@ -162,12 +162,15 @@ def run_comparison(
     bench = Bench(comparison, output, device)
     output.mkdir(parents=True, exist_ok=True)
     bench.record()
-    rates = comparison.learning_rates
-    if len(rates) > 1:
-        tuning = [Task(arm, "tune", lr, TUNING_SEED) for arm in comparison.arms for lr in rates]
-        _do_all(tuning, bench, jobs, "learning rates")
+    tuning = [
+        Task(arm, "tune", lr, TUNING_SEED)
+        for arm in comparison.arms
+        if len(arm.learning_rates) > 1
+        for lr in arm.learning_rates
+    ]
+    _do_all(tuning, bench, jobs, "learning rates")
     tuned = {arm.name: _tuned(bench, arm) for arm in comparison.arms}
-    chosen = {name: max(found, key=lambda lr: found[lr]) for name, found in tuned.items()}
+    chosen = {name: max(found, key=lambda lr: found[lr] or 0.0) for name, found in tuned.items()}
     kind = "evaluate" if evaluate else "train"
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     tasks = [Task(arm, kind, chosen[arm.name], seed) for seed in seeds for arm in comparison.arms]
@@ -188,11 +191,11 @@ def run_comparison(
     }
 
 
-def _tuned(bench: Bench, arm: Arm) -> dict[float, float]:
-    """Learning rate to explained variance."""
-    rates = bench.comparison.learning_rates
+def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
+    """Learning rate to explained variance; None where there was no choice."""
+    rates = arm.learning_rates
     if len(rates) == 1:
-        return {rates[0]: float("nan")}
+        return {rates[0]: None}
     return {
         lr: json.loads((bench.tuning_folder(arm, lr) / "explained_variance.json").read_text())
         for lr in rates
@@ -211,6 +214,8 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _do_all(tasks: list[Task], bench: Bench, jobs: int, what: str) -> None:
+    if not tasks:
+        return
     with tqdm(total=len(tasks), desc=what, unit="run") as progress:
         if jobs == 1:
             for task in tasks:

@@ -54,13 +54,8 @@ def save_results(
         "their standard error. Reconstruction on "
         f"{first['n_tokens']:,} held-out tokens, splices on {first['n_tokens_spliced']:,} of them.",
         "",
-        "Learning rates"
-        + (
-            f" (of {', '.join(f'{r:g}' for r in comparison.learning_rates)}, by explained variance "
-            "with another seed, on other held-out text): "
-            if len(comparison.learning_rates) > 1
-            else ": "
-        )
+        "Learning rates (where there was a choice: of those in table.json, by explained variance "
+        "with another seed, on other held-out text): "
         + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
         + ".",
         "",
