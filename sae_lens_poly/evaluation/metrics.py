@@ -200,26 +200,3 @@ class DegreeShares:
         """Degree to the share at each hook point."""
         assert self.total is not None, "compute() before any update()"
         return {d: (p / self.total).tolist() for d, p in self.products.items()}
-
-
-class SpliceLoss:
-    """Cross-entropy of the language model with reconstructions in place of activations.
-
-    The recovered share is SAELens' ``ce_loss_score``: 1 when the splice costs nothing, 0 when it
-    is as bad as zeroing the hook points.
-    """
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64)
-        self.n_tokens = 0
-
-    def update(self, clean: torch.Tensor, spliced: torch.Tensor, zeroed: torch.Tensor) -> None:
-        """Add losses per token, each (n,), in nats."""
-        losses = torch.stack([clean, spliced, zeroed])
-        self.sums += losses.double().sum(dim=1).cpu()
-        self.n_tokens += len(clean)
-
-    def compute(self) -> tuple[float, float]:
-        """The recovered share, and the loss with the splice, in nats per token."""
-        clean, spliced, zeroed = (self.sums / self.n_tokens).tolist()
-        return (zeroed - spliced) / (zeroed - clean), spliced

@@ -8,10 +8,11 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly import InputError, StackedHooks
-from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
+from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.hook_point_view import HookPointView
 from sae_lens_poly.evaluation.linear_decoder import is_linear
 from sae_lens_poly.evaluation.saebench import TokenBatches
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.one_hook_point import OneHookPoint
 from tests.architectures import poly_saes
 from tests.architectures.dictionaries import (
@@ -105,7 +106,10 @@ def test_run_evals_of_saelens_agrees_with_our_figures(embedded_model, variant):
     x = model.gather(batches[0])[:, 1:].flatten(0, 1)
     crosscoder = train(training_dictionary(variant, d_in=model.d_in), x=x).to_inference()
     special = get_special_token_ids(embedded_model.tokenizer)
-    ours = evaluate_dictionary(crosscoder, model, batches, special)
+    ours = evaluate_dictionary(
+        crosscoder,
+        EvaluationData(model, batches, special, EvaluationSettings(n_splice_batches=len(batches))),
+    )
     config = EvalConfig(
         n_eval_reconstruction_batches=2,
         n_eval_sparsity_variance_batches=2,

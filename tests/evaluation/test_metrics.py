@@ -11,7 +11,6 @@ from sae_lens_poly.evaluation.metrics import (
     ExplainedVariance,
     LatentActivity,
     MeanSquaredError,
-    SpliceLoss,
 )
 from tests.architectures.dictionaries import training_dictionary
 
@@ -58,15 +57,6 @@ def test_degree_shares(cuts):
         expected = (term * whole).double().sum((0, 2)) / whole.double().pow(2).sum((0, 2))
         assert shares[degree] == pytest.approx(expected.tolist())
     assert [sum(s) for s in zip(*shares.values(), strict=True)] == pytest.approx([1, 1, 1])
-
-
-def test_splice_loss():
-    metric = SpliceLoss()
-    metric.update(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0]), torch.tensor([5.0, 5.0]))
-    metric.update(torch.tensor([3.0]), torch.tensor([5.0]), torch.tensor([8.0]))
-    recovered, loss = metric.compute()
-    assert loss == pytest.approx(3.0)
-    assert recovered == pytest.approx((6 - 3) / (6 - 2))
 
 
 @pytest.mark.parametrize("cuts", CUTS)

@@ -10,7 +10,7 @@ from sae_lens.util import get_special_token_ids
 from sklearn.linear_model import LogisticRegression
 
 from sae_lens_poly import InputError, StackedHooks
-from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
+from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.hook_point_view import HookPointView
 from sae_lens_poly.evaluation.saebench import (
     DECODER_FREE,
@@ -19,6 +19,7 @@ from sae_lens_poly.evaluation.saebench import (
     run_core,
     run_sparse_probing,
 )
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 from tests.architectures import poly_saes
 from tests.architectures.dictionaries import train, training_dictionary
 
@@ -151,7 +152,10 @@ def test_core_agrees_with_our_figures(stack, crosscoder):
     pytest.importorskip("sae_bench")
     batches = token_batches()
     special = get_special_token_ids(stack.tokenizer)
-    ours = evaluate_dictionary(crosscoder, stack, batches, special)
+    ours = evaluate_dictionary(
+        crosscoder,
+        EvaluationData(stack, batches, special, EvaluationSettings(n_splice_batches=len(batches))),
+    )
     keep = [~torch.isin(tokens, torch.tensor(special)) for tokens in batches]
     x = torch.cat([stack.gather(t)[k] for t, k in zip(batches, keep, strict=True)])
     for hook, name in enumerate(stack.hook_names):
@@ -180,7 +184,15 @@ def test_core_takes_polynomial_saes_as_they_are(embedded_model, architecture, tm
     sae = exported(poly_saes.poly_sae(architecture, "codes", d_in=128), tmp_path)
     batches = token_batches()
     theirs = run_core(sae, model, batches)
-    ours = evaluate_dictionary(sae, model, batches, get_special_token_ids(model.tokenizer))
+    ours = evaluate_dictionary(
+        sae,
+        EvaluationData(
+            model,
+            batches,
+            get_special_token_ids(model.tokenizer),
+            EvaluationSettings(n_splice_batches=len(batches)),
+        ),
+    )
     ce = theirs["model_performance_preservation"]
     assert ce["ce_loss_with_sae"] == pytest.approx(ours.pooled.ce_spliced, abs=1e-3)
     assert theirs["sparsity"]["l0"] == pytest.approx(ours.l0, rel=1e-5)
