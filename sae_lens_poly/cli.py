@@ -114,7 +114,7 @@ def compare(flags: Sequence[str]) -> None:
     parser.add_argument("--preset", help=f"instead of a file: {', '.join(presets())}")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on")
     parser.add_argument("--output", help="folder of the results; comparisons/NAME by default")
-    parser.add_argument("--arms", nargs="*", help="names of the arms to run; all by default")
+    parser.add_argument("--arms", nargs="+", help="names of the arms to run; all by default")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train_only", action="store_true", help="without evaluation and tables")

@@ -18,7 +18,10 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
 from sae_lens_poly.training.flags import build_config
 
-# What has to be the same in all arms, and where it is set.
+# How the model reads the text, which has to be the same in all arms too.
+_TEXT_FIELDS = ("context_size", "prepend_bos", "seqpos_slice", "store_batch_size_prompts")
+
+# What has to be the same in all arms, and stands beside them.
 _SHARED_FIELDS = ("training_tokens", "d_sae", "k", "model_name", "hook_name", "dataset_path")
 
 
@@ -135,11 +138,17 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
     for key in (*_SHARED_FIELDS, "arms", "learning_rates"):
         if not content.get(key):
             raise InputError(f"{name}: {key} is missing")
+    run, settings = content.get("run") or {}, content["evaluation"]
+    for where, fields in (("run", run), ("evaluation", settings), ("arms", content["arms"])):
+        if not isinstance(fields, dict):
+            raise InputError(f"{name}: {where} is not a mapping of names to values")
+    for key in set(run) & set(_SHARED_FIELDS):
+        raise InputError(f"{name}: {key} stands under run, and belongs beside it")
     shared = {key: content[key] for key in _SHARED_FIELDS}
     arms = []
     for arm_name, fields in content["arms"].items():
         fields = dict(fields or {})
-        for key in _SHARED_FIELDS:
+        for key in (*_SHARED_FIELDS, *_TEXT_FIELDS):
             if key in fields and key not in ("d_sae", "k"):
                 raise InputError(
                     f"{name}: the arm {arm_name!r} sets {key}, which all arms share: set it beside "
@@ -150,7 +159,7 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         separate = bool(fields.pop("separate", False))
         own_rates = fields.pop("learning_rates", None)
         rates = tuple(float(rate) for rate in _as_list(own_rates or content["learning_rates"]))
-        flags = {**shared, **(content.get("run") or {}), **fields}
+        flags = {**shared, **run, **fields}
         arms.append(Arm(str(arm_name), flags, rates, separate))
     folders = [arm.folder_name for arm in arms]
     for arm in arms:
@@ -162,18 +171,30 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         training_tokens=int(content["training_tokens"]),
         hook_name=content["hook_name"],
         record_gb=float(content.get("record_gb", 20)),
-        evaluation=content["evaluation"],
+        evaluation=settings,
         description=content.get("description", ""),
     )
-    EvaluationSettings.from_dict(comparison.evaluation)
-    own_text = not {"skip_rows", "dataset_path"} & set(comparison.evaluation)
-    if content["dataset_path"] != EMBEDDED_DATASET_NAME and own_text:
+    evaluation = EvaluationSettings.from_dict(settings)
+    widest = max(evaluation.probe_ks, default=1)
+    if widest > min(int(arm.flags["d_sae"]) for arm in arms):
+        raise InputError(f"{name}: probe_ks has {widest}, which is more than d_sae")
+    own_text = evaluation.dataset_path in (None, content["dataset_path"])
+    own_text &= content["dataset_path"] != EMBEDDED_DATASET_NAME
+    if own_text and evaluation.skip_rows is None:
         raise InputError(
             f"{name}: dataset_path={content['dataset_path']!r} has no held-out part: say under "
             "evaluation how many rows training may read (skip_rows), or name another dataset_path"
         )
     for arm in comparison.arms:  # before anything is trained
-        arm_config(arm, arm.learning_rates[0], seed=0)
+        cfg = arm_config(arm, arm.learning_rates[0], seed=0)
+        if arm.separate and not (
+            cfg.sae.architecture() == "crosscoder" and cfg.sae.sparsifier != "topk"
+        ):
+            raise InputError(
+                f"{name}: the arm {arm.name!r} is separate, and side by side go crosscoders with a "
+                "linear decoder and thresholds: set architecture: crosscoder, and a sparsifier "
+                "other than topk"
+            )
     return comparison
 
 

@@ -10,6 +10,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +22,10 @@ from sae_lens.training.activations_store import ActivationsStore
 from tqdm.auto import tqdm
 
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
-from sae_lens_poly.comparison.train_arms import train_arm
+from sae_lens_poly.comparison.train_arms import train_arm, write_json
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import EvaluationData
+from sae_lens_poly.evaluation.probing_sets import load_probing_sets
 from sae_lens_poly.evaluation.saved import (
     EVALUATION_FILENAME,
     evaluate_saved,
@@ -35,9 +37,12 @@ from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.models.stacked_models import StackedModels
 from sae_lens_poly.training.data import load_text
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
+
+TUNING_FILENAME = "explained_variance.json"
 
 #: The seed of runs that only choose a learning rate; not one that is reported.
 TUNING_SEED = 1000
@@ -81,7 +86,7 @@ class Bench:
             cfg.model_from_pretrained_kwargs,
         )
         gigabytes = self.comparison.training_tokens * stack.d_in * 4 / 1e9
-        if gigabytes > self.comparison.record_gb:
+        if gigabytes > self.comparison.record_gb or isinstance(stack, StackedModels):
             return stack
         return RecordedStack(stack, self.output / "activations")
 
@@ -122,15 +127,15 @@ class Task:
         """Do it, unless its result is there."""
         if self.kind == "tune":
             folder = bench.tuning_folder(self.arm, self.lr)
-            train_arm(self.arm, self.lr, TUNING_SEED, folder, bench.stack)
-            result = folder / "explained_variance.json"
-            if not result.is_file():
-                value = held_out_explained_variance(folder, bench.stack, bench.settings)
-                _write(result, value)
+            train_arm(self.arm, self.lr, TUNING_SEED, folder, bench.stack, bench.device)
+            result, settings = folder / TUNING_FILENAME, bench.settings
+            if not _has(result, settings):
+                value = held_out_explained_variance(folder, bench.stack, settings, bench.device)
+                write_json(result, {"explained_variance": value, "settings": settings.to_dict()})
             return
         folder = bench.folder(self.arm, self.seed)
-        train_arm(self.arm, self.lr, self.seed, folder, bench.stack)
-        if self.kind == "evaluate" and not _is_evaluated(folder, bench.settings):
+        train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
+        if self.kind == "evaluate" and not _has(folder / EVALUATION_FILENAME, bench.settings):
             evaluate_saved(folder, device=bench.device, data=bench.data_for(folder))
 
 
@@ -161,6 +166,8 @@ def run_comparison(
     """
     bench = Bench(comparison, output, device)
     output.mkdir(parents=True, exist_ok=True)
+    if evaluate:  # so that a set that cannot be loaded ends it here, not after training
+        load_probing_sets(bench.stack, bench.settings)
     bench.record()
     tuning = [
         Task(arm, "tune", lr, TUNING_SEED)
@@ -197,20 +204,21 @@ def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
     if len(rates) == 1:
         return {rates[0]: None}
     return {
-        lr: json.loads((bench.tuning_folder(arm, lr) / "explained_variance.json").read_text())
+        lr: json.loads((bench.tuning_folder(arm, lr) / TUNING_FILENAME).read_text())[
+            "explained_variance"
+        ]
         for lr in rates
     }
 
 
-def _is_evaluated(folder: Path, settings: EvaluationSettings) -> bool:
-    path = folder / EVALUATION_FILENAME
-    return path.is_file() and json.loads(path.read_text())["settings"] == settings.to_dict()
-
-
-def _write(path: Path, value: Any) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value))
-    unfinished.replace(path)
+def _has(path: Path, settings: EvaluationSettings) -> bool:
+    """Whether there is a result that was measured with these settings."""
+    if not path.is_file():
+        return False
+    try:
+        return json.loads(path.read_text()).get("settings") == settings.to_dict()
+    except (json.JSONDecodeError, AttributeError):  # of an older version
+        return False
 
 
 def _do_all(tasks: list[Task], bench: Bench, jobs: int, what: str) -> None:
@@ -244,6 +252,8 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 if (error := future.result()) is not None:
                     raise error
                 yield
+        except BrokenProcessPool:  # a worker was stopped between two pieces of work
+            raise StoppedRun(None) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,8 +14,8 @@ _DRAWN = (
     "explained variance",
     "dead",
     "CE recovered",
-    "all, clean",
-    "all, causal",
+    "CE recovered, all, clean",
+    "CE recovered, all, causal",
     "functional coherence",
     "F1, K=1",
     "F1, K=5",
@@ -35,7 +36,7 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
         rows = cells(evaluations, part)
         for number, column in enumerate(part.columns):
             own = [row[number] for row in rows.values()]
-            known = [cell for cell in own if cell is not None]
+            known = [c for c in own if c is not None and all(map(math.isfinite, c.values))]
             if column.heading in _DRAWN and len(known) == len(own):
                 drawn.append((part.title, column, known))
     n_columns = 3

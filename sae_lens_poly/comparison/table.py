@@ -126,12 +126,12 @@ def _splicing(several_hooks: bool) -> list[Column]:
         ]
     return [
         Column("CE recovered, one at a time, clean", alone("clean", "ce_recovered"), 4),
-        Column("causal", alone("causal", "ce_recovered"), 4),
-        _column("all, clean", 4, "splicing", "together", "clean", "ce_recovered"),
-        _column("all, causal", 4, "splicing", "together", "causal", "ce_recovered"),
+        Column("CE recovered, one at a time, causal", alone("causal", "ce_recovered"), 4),
+        _column("CE recovered, all, clean", 4, "splicing", "together", "clean", "ce_recovered"),
+        _column("CE recovered, all, causal", 4, "splicing", "together", "causal", "ce_recovered"),
         Column("KL, one at a time, clean", alone("clean", "kl"), 3),
-        Column("causal", alone("causal", "kl"), 3),
-        Column("interactions dropped", alone("linear", "kl"), 3),
+        Column("KL, one at a time, causal", alone("causal", "kl"), 3),
+        Column("KL, one at a time, interactions dropped", alone("linear", "kl"), 3),
     ]
 
 
@@ -147,11 +147,20 @@ def _coherence() -> list[Column]:
 
 
 def _probing(name: str, evaluation: Evaluation) -> list[Column]:
+    def score(k: str, figure: str) -> Callable[[Evaluation], float | None]:
+        return lambda e: mean(s[k][figure] for s in _of_equal_width(e["probing"][name]))
+
     return [
-        _column(f"{heading}, K={k}", 3, "probing", name, "codes", str(k), figure)
+        Column(f"{heading}, K={k}", score(str(k), figure))
         for heading, figure in (("F1", "f1"), ("accuracy", "accuracy"))
         for k in evaluation["settings"]["probe_ks"]
     ]
+
+
+def _of_equal_width(by_features: dict[str, Any]) -> list[Any]:
+    """Scores of a dictionary's codes; where it is several, of each: together they are wider."""
+    apart = [scores for features, scores in by_features.items() if features.startswith("codes at")]
+    return apart or [by_features["codes"]]
 
 
 def cells(evaluations: Evaluations, part: Part) -> dict[str, list[Cell | None]]:
@@ -201,28 +210,40 @@ def _references(part: Part, evaluations: Evaluations) -> list[str]:
     lines = []
     first = next(iter(next(iter(evaluations.values())).values()))
     ks = [str(k) for k in first["settings"]["probe_ks"]]
-    by_arm = {
-        f"{arm}, {features}": [e["probing"][name][features] for e in by_seed.values()]
-        for arm, by_seed in evaluations.items()
-        for features in next(iter(by_seed.values()))["probing"][name]
-        if features.startswith("codes at")
-    }
-    raw = {f: [s] for f, s in first["probing"][name].items() if f.startswith("raw")}
-    for heading, summaries in {**by_arm, **raw}.items():
+    rows: dict[str, list[Any]] = {}
+    for arm, by_seed in evaluations.items():
+        probed = [evaluation["probing"][name] for evaluation in by_seed.values()]
+        apart = [features for features in probed[0] if features.startswith("codes at")]
+        if apart:
+            rows[f"{arm}, chosen from all latents"] = [own["codes"] for own in probed]
+        for features in apart:
+            rows[f"{arm}, {features}"] = [own[features] for own in probed]
+    rows |= {f: [s] for f, s in first["probing"][name].items() if f.startswith("raw")}
+    for heading, summaries in rows.items():
         texts = [
             Cell(tuple(summary[k][figure] for summary in summaries)).text(3)
             for figure in ("f1", "accuracy")
             for k in ks
         ]
         lines.append(f"| *{heading}* | " + " | ".join(texts) + " |")
+    errors = [
+        scores[ks[0]]["f1_error"] or 0.0
+        for by_seed in evaluations.values()
+        for evaluation in by_seed.values()
+        for scores in _of_equal_width(evaluation["probing"][name])
+    ]
+    lines += [
+        "",
+        f"Standard errors over tasks (not seeds) of F1, K={ks[0]}: {max(errors):.3f} at most.",
+    ]
     whole = first["probing"][name]["raw"].get("all")
     if whole is not None:
-        lines += [
-            "",
+        lines.append(
             f"On all dimensions of the raw activations: F1 {whole['f1']:.3f}, accuracy "
-            f"{whole['accuracy']:.3f}. Standard errors over the {whole['n_tasks']} tasks (not over "
-            f"seeds) are about {whole['f1_error'] or 0:.3f}.",
-        ]
+            f"{whole['accuracy']:.3f}, over {whole['n_tasks']} tasks."
+        )
+    if any(heading.endswith("chosen from all latents") for heading in rows):
+        lines.append("Of separate dictionaries the first row is the mean over hook points.")
     return lines
 
 

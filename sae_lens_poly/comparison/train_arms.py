@@ -16,13 +16,23 @@ from sae_lens_poly.comparison.arms import Arm, arm_config
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.saved import load_dictionary
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import TrainingRunner
 
 RUN_FILENAME = "arm.json"
 
 
-def train_arm(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is whole or not there."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2))
+    unfinished.replace(path)
+
+
+def train_arm(
+    arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, device: str = "cpu"
+) -> None:
     """Train one arm with one seed and save its dictionary to ``folder``.
 
     A dictionary that is there already is left alone; a run that was stopped goes on from the
@@ -34,6 +44,7 @@ def train_arm(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks)
         seed: Of its weights, its order of activations and its masking.
         folder: Where the dictionary will be; what is unfinished is beside it.
         stack: The model with all hook points of the comparison.
+        device: Where to train; where the model is.
 
     Raises:
         InputError: If ``folder`` holds a dictionary of other settings.
@@ -50,20 +61,22 @@ def train_arm(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks)
     if folder.is_dir():
         return
     unfinished.mkdir(parents=True, exist_ok=True)
-    (unfinished / RUN_FILENAME).write_text(json.dumps(settings, indent=2))
+    if not (unfinished / RUN_FILENAME).is_file():
+        write_json(unfinished / RUN_FILENAME, settings)
     if arm.separate:
         folders = [unfinished / "hook_points" / str(i) for i in range(stack.n_hooks)]
         for own, name in zip(folders, stack.hook_names, strict=True):
             if not own.is_dir():
-                _train(arm, lr, seed, own.with_name(own.name + ".unfinished"), stack.narrowed(name))
-                own.with_name(own.name + ".unfinished").replace(own)
+                half = own.with_name(own.name + ".unfinished")
+                _train(arm, lr, seed, half, stack.narrowed(name), device)
+                half.replace(own)
         parts = [load_dictionary(own) for own in folders]
         assert all(isinstance(part, Crosscoder) for part in parts)
         side_by_side(parts).save_model(unfinished)
-        shutil.rmtree(unfinished / "hook_points")
     else:
-        _train(arm, lr, seed, unfinished, stack)
+        _train(arm, lr, seed, unfinished, stack, device)
     unfinished.replace(folder)
+    shutil.rmtree(folder / "hook_points", ignore_errors=True)
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -82,21 +95,27 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks) -> None:
+def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, device: str) -> None:
     checkpoints = folder / "checkpoints"
     cfg = arm_config(
         arm,
         lr,
         seed,
         hook_name=stack.hook_name,
+        device=device,
         output_path=str(folder),
         checkpoint_path=str(checkpoints),
     )
     if hasattr(cfg.sae, "mask_seed"):
         cfg.sae.mask_seed = seed
     states = sorted(checkpoints.rglob(TRAINER_STATE_FILENAME), key=lambda p: p.stat().st_mtime)
-    if states:
-        cfg.resume_from_checkpoint = str(states[-1].parent)
+    for state in reversed(states):
+        try:
+            check_checkpoint(state.parent, cfg)
+        except InputError:  # half-written when the run was killed: an older one, or from the start
+            continue
+        cfg.resume_from_checkpoint = str(state.parent)
+        break
     torch.manual_seed(seed)
     TrainingRunner(fit_to_model(cfg, stack.d_in), override_model=stack).run()
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -16,10 +16,10 @@ from sae_lens_poly.analysis.interactions import (
     CoOccurrence,
     interaction_correlations,
     random_pairs,
+    without_degrees,
 )
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
 from sae_lens_poly.evaluation.metrics import (
@@ -133,6 +133,20 @@ class EvaluationData:
         self.settings = settings or EvaluationSettings()
 
     @cached_property
+    def hook_scales(self) -> torch.Tensor:
+        """What brings every hook point to a mean norm of sqrt(d_model) on this text, (n_hooks,).
+
+        The same for every dictionary: figures of several hook points together, and normalised ones,
+        are in these units, whatever a dictionary was trained in.
+        """
+        shape = (-1, self.model.n_hooks, self.model.d_model)
+        norms = [
+            self.model.gather(tokens)[self.keep(tokens)].view(shape).float().norm(dim=-1)
+            for tokens in self.batches
+        ]
+        return self.model.d_model**0.5 / torch.cat(norms).mean(dim=0).cpu().clamp_min(1e-12)
+
+    @cached_property
     def baselines(self) -> SpliceBaselines:
         """What splices are compared with."""
         n = self.settings.n_splice_batches
@@ -164,7 +178,7 @@ def evaluate_dictionary(
     n_hooks = model.n_hooks
     # What no latent writes is not reconstructed, and has no figures.
     written = list(getattr(sae, "written_hooks", range(n_hooks)))
-    scales = saved_scales(sae, n_hooks)[written]
+    scales = data.hook_scales[written]
     variance, variance_linear = ExplainedVariance(scales), ExplainedVariance(scales)
     error, cosine = MeanSquaredError(scales), CosineSimilarity(scales)
     activity, shares, pooled_shares = LatentActivity(sae.cfg.d_sae), DegreeShares(), DegreeShares()
@@ -176,9 +190,10 @@ def evaluate_dictionary(
         x = model.gather(tokens)[keep]
         sae_in = x.to(sae.device, sae.dtype)
         z = sae.encode(sae_in)
-        terms = _degree_terms(sae, z)
+        x_hat = sae.decode(z)
+        terms = _degree_terms(sae, sae_in, z, x_hat)
         stacked = (-1, n_hooks, model.d_model)
-        x, x_hat = (at.to(x).view(stacked)[:, written] for at in (x, sae.decode(z)))
+        x, x_hat = (at.to(x).view(stacked)[:, written] for at in (x, x_hat))
         terms = {d: term.to(x).view(stacked)[:, written] for d, term in terms.items()}
         above_linear = sum(t for d, t in terms.items() if d > 1)
         variance.update(x, x_hat)
@@ -251,10 +266,20 @@ def evaluate_dictionary(
     )
 
 
-def _degree_terms(sae: SAE[Any], z: torch.Tensor) -> dict[int, torch.Tensor]:
-    if isinstance(sae, PolynomialDictionary) and sae.cfg.normalize_activations == "none":
+def _degree_terms(
+    sae: SAE[Any], x: torch.Tensor, z: torch.Tensor, x_hat: torch.Tensor
+) -> dict[int, torch.Tensor]:
+    """What each degree adds to the reconstructions, (n, d_in) each."""
+    if not isinstance(sae, PolynomialDictionary) or sae.polynomial is None:
+        return {1: x_hat - sae.b_dec}
+    if sae.cfg.normalize_activations == "none":
         return sae.degree_terms(z)
-    return {1: sae.decode(z) - sae.b_dec}
+    # Units of the input that encode() has seen, and decode() goes back to once.
+    above = {}
+    for degree in (d for d in sae.polynomial.ranks if d > 1):
+        with without_degrees(sae, [degree]):
+            above[degree] = x_hat - sae.decode(sae.encode(x))
+    return {1: x_hat - sae.b_dec - sum(above.values())} | above
 
 
 def _writes(sae: SAE[Any], n_hooks: int) -> torch.Tensor:

@@ -44,6 +44,9 @@ Summary = dict[str, dict[str, Any]]
 #: Where codes of examples are kept, in the folder of a dictionary.
 FEATURES_FOLDER = "features"
 
+#: To be raised when codes of the same examples become other ones.
+FEATURES_VERSION = "1"
+
 
 class ProbingSet(ABC):
     """Examples with labels, and binary tasks on them that are the same for every dictionary.
@@ -109,7 +112,12 @@ class TextSet(ProbingSet):
     def __init__(self, name: str, model: StackedHooks, settings: EvaluationSettings) -> None:
         super().__init__(name, model, settings)
         self.text: LabelledText = load_labelled(
-            name, max_per_class=settings.max_texts_per_class, seed=settings.seed
+            name,
+            settings.text_column,
+            settings.label_column,
+            settings.max_texts_per_class,
+            settings.test_share,
+            settings.seed,
         )
 
     @cached_property
@@ -155,7 +163,8 @@ class TokenSet(ProbingSet):
     @cached_property
     def drawn(self) -> TokenTasks:
         """Contexts and tasks."""
-        return token_tasks(self.model, seed=self.settings.seed)
+        s = self.settings
+        return token_tasks(self.model, n_train=s.n_probe_train, n_test=s.n_probe_test, seed=s.seed)
 
     @property
     def tasks(self) -> list[Task]:
@@ -184,7 +193,7 @@ def _kept(folder: Path | None, key: dict[str, str], compute: Callable[[], Any]) 
     """What is computed; from the dictionary's folder if it is there."""
     if folder is None:
         return compute()
-    key = {**key, "dictionary": dictionary_hash(folder)}
+    key = {**key, "dictionary": dictionary_hash(folder), "version": FEATURES_VERSION}
     return cached_features(folder / FEATURES_FOLDER, key, compute)
 
 

@@ -13,7 +13,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
@@ -51,35 +51,61 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
 
 
 def load_evaluation_data(
-    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings, n_skipped: int = 0
 ) -> EvaluationData:
     """The text that training left out, in batches, and the labelled sets.
 
+    Args:
+        sae: A dictionary, whose metadata say how the model read its text.
+        model: Its model.
+        settings: Which text, and how much.
+        n_skipped: Batches left out at the front of the text.
+
     Raises:
-        InputError: If the text cannot be loaded, or training has read some of it.
+        InputError: If the text cannot be loaded or is too short, or training has read some of it.
     """
-    special = get_special_token_ids(model.tokenizer)
-    return EvaluationData(model, _held_out_batches(sae, model, settings), special, settings)
-
-
-def _held_out_batches(
-    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings, n_skipped: int = 0
-) -> list[torch.Tensor]:
-    """Batches of tokens (batch, pos), after the first ``n_skipped``."""
+    metadata, path = sae.cfg.metadata, _text_of(sae, settings)
+    skip_rows = _rows_read(sae, path) if settings.skip_rows is None else settings.skip_rows
     check_unread(sae, settings)
-    metadata = sae.cfg.metadata
-    read = 0 if settings.dataset_path else metadata.n_dataset_rows_read or 0
-    skip_rows = read if settings.skip_rows is None else settings.skip_rows
-    text = load_text(_text_of(sae, settings), "held_out", skip_rows=skip_rows)
-    store = ActivationsStore.from_sae(
-        model, sae, text, store_batch_size_prompts=settings.batch_size_prompts
-    )
-    batches = [store.get_batch_tokens() for _ in range(n_skipped + settings.n_batches)]
-    return batches[n_skipped:]
+    for field, default in (("context_size", 128), ("prepend_bos", True)):
+        if metadata.get(field) is None:  # a dictionary of another library
+            setattr(metadata, field, default)
+    n_wanted = n_skipped + settings.n_batches
+    try:
+        store = ActivationsStore.from_sae(
+            model,
+            sae,
+            load_text(path, "held_out", skip_rows=skip_rows),
+            store_batch_size_prompts=settings.batch_size_prompts,
+        )
+        batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
+    except StopIteration as error:
+        raise InputError(
+            f"dataset_path={path!r} has fewer than {n_wanted} batches of "
+            f"{settings.batch_size_prompts} contexts after its first {skip_rows} rows: lower "
+            "n_batches or batch_size_prompts, or name a longer text"
+        ) from error
+    special = get_special_token_ids(model.tokenizer)
+    return EvaluationData(model, batches[n_skipped:], special, settings)
 
 
 def _text_of(sae: SAE[Any], settings: EvaluationSettings) -> str:
-    return settings.dataset_path or sae.cfg.metadata.dataset_path or EMBEDDED_DATASET_NAME
+    path = settings.dataset_path or sae.cfg.metadata.dataset_path
+    if path is None and sae.cfg.metadata.model_name != EMBEDDED_MODEL_NAME:
+        raise InputError(
+            "the dictionary does not say which text it was trained on (metadata.dataset_path): "
+            "name one with --dataset_path"
+        )
+    return path or EMBEDDED_DATASET_NAME
+
+
+def _rows_read(sae: SAE[Any], path: str) -> int:
+    """How many rows of a text training has read; the standard library has held-out modules."""
+    metadata = sae.cfg.metadata
+    same = path == metadata.dataset_path or (
+        Path(path).exists() and Path(path).resolve() == Path(metadata.dataset_path or "").resolve()
+    )
+    return (metadata.n_dataset_rows_read or 0) if same and path != EMBEDDED_DATASET_NAME else 0
 
 
 def check_unread(sae: SAE[Any], settings: EvaluationSettings) -> None:
@@ -88,33 +114,32 @@ def check_unread(sae: SAE[Any], settings: EvaluationSettings) -> None:
     Raises:
         InputError: If ``skip_rows`` is less than training read.
     """
-    read, skip_rows = sae.cfg.metadata.n_dataset_rows_read or 0, settings.skip_rows
-    path = _text_of(sae, settings)
-    # The standard library has held-out modules of its own.
-    own_text = path == sae.cfg.metadata.dataset_path and path != EMBEDDED_DATASET_NAME
-    if own_text and skip_rows is not None and skip_rows < read:
+    path, skip_rows = _text_of(sae, settings), settings.skip_rows
+    read = _rows_read(sae, path)
+    if skip_rows is not None and skip_rows < read:
         raise InputError(
             f"skip_rows={skip_rows}, and training read {read} rows of {path!r}: skip as many at "
             "least, or name another text"
         )
 
 
+@torch.no_grad()
 def held_out_explained_variance(
-    folder: str | Path, model: StackedHooks, settings: EvaluationSettings
+    folder: str | Path, model: StackedHooks, settings: EvaluationSettings, device: str = "cpu"
 ) -> float:
     """Pooled explained variance of a saved dictionary, to choose between settings by.
 
     On the batches after those that :func:`evaluate_saved` reports on.
     """
-    sae = load_dictionary(folder)
-    variance = ExplainedVariance(saved_scales(sae, model.n_hooks))
-    special = torch.tensor(get_special_token_ids(model.tokenizer))
-    with torch.no_grad():
-        for tokens in _held_out_batches(sae, model, settings, settings.n_batches):
-            x = model.gather(tokens)[~torch.isin(tokens, special)].to(sae.dtype)
-            x_hat = sae.decode(sae.encode(x))
-            stacked = (-1, model.n_hooks, model.d_model)
-            variance.update(x.view(stacked), x_hat.view(stacked))
+    sae = load_dictionary(folder, device)
+    data = load_evaluation_data(sae, model, settings, settings.n_batches)
+    written = list(getattr(sae, "written_hooks", range(model.n_hooks)))
+    variance = ExplainedVariance(data.hook_scales[written])
+    stacked = (-1, model.n_hooks, model.d_model)
+    for tokens in data.batches:
+        x = model.gather(tokens)[data.keep(tokens)].to(sae.device, sae.dtype)
+        x_hat = sae.decode(sae.encode(x))
+        variance.update(x.view(stacked)[:, written], x_hat.view(stacked)[:, written])
     return variance.compute()[1]
 
 

@@ -31,6 +31,9 @@ class EvaluationSettings:
             (none of another data set).
         probing: Labelled sets for sparse probing: ``tokens`` (syntax of Python, on the embedded
             model), ``stdlib-packages``, or paths and names of data sets with a text and a label.
+        text_column: Column of the texts in labelled sets.
+        label_column: Column of their labels.
+        test_share: Share of the texts of a class that probes are tested on.
         max_texts_per_class: Texts of a class at most, train and test together; None: all.
         probe_ks: Numbers of latents that a probe may use.
         n_probe_train: Examples that a probe is trained on at most, half of them positive.
@@ -46,6 +49,9 @@ class EvaluationSettings:
     dataset_path: str | None = None
     skip_rows: int | None = None
     probing: tuple[str, ...] = ()
+    text_column: str = "text"
+    label_column: str = "label"
+    test_share: float = 0.2
     max_texts_per_class: int | None = 250
     probe_ks: tuple[int, ...] = (1, 2, 5)
     n_probe_train: int = 4000
@@ -75,6 +81,9 @@ class EvaluationSettings:
         for key in fields:
             if key not in known:
                 raise InputError(f"evaluation: unknown field {key!r}; there are {', '.join(known)}")
+        for key in ("probing", "probe_ks"):
+            if isinstance(fields.get(key, []), str | int):
+                raise InputError(f"evaluation: {key}={fields[key]!r} is not a list: write [...]")
         lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list | tuple)}
         return cls(**{**fields, **lists})
 
@@ -94,6 +103,9 @@ _FLAGS: dict[str, type] = {
     "n_coherence_tokens": int,
     "dataset_path": str,
     "skip_rows": int,
+    "text_column": str,
+    "label_column": str,
+    "test_share": float,
     "max_texts_per_class": int,
 }
 

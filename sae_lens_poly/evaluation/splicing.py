@@ -10,7 +10,7 @@ an SAE does not: which activations they were computed from (``kinds`` of :func:`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,10 +77,6 @@ class Splices:
     """Entry m - 1: the first m of the hook points that the dictionary writes."""
     together: ByKind
     """All hook points that the dictionary writes."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -323,12 +319,13 @@ def _reconstructions(
     sae: SAE[Any], run: _CleanRun, kinds: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """What is put in place with codes of the clean run, by kind, (batch, pos, d_in)."""
-    z = sae.encode(run.x.to(sae.device, sae.dtype))
+    x = run.x.to(sae.device, sae.dtype)
     decoded = {}
+    # Encoded for each: SAELens' normalisation at run time is undone by decoding, once.
     if "clean" in kinds:
-        decoded["clean"] = sae.decode(z)
+        decoded["clean"] = sae.decode(sae.encode(x))
     if "linear" in kinds:
         with without_degrees(sae):
-            decoded["linear"] = sae.decode(z)
+            decoded["linear"] = sae.decode(sae.encode(x))
     keep = run.keep[..., None]
     return {kind: torch.where(keep, x_hat.to(run.x), run.x) for kind, x_hat in decoded.items()}

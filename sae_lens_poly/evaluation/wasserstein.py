@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+#: Sorting takes several copies of the samples.
+_LATENTS_AT_A_TIME = 1024
+
 
 @torch.no_grad()
 def wasserstein_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -18,6 +21,11 @@ def wasserstein_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         a: Activations of one class, (n_a, d_sae).
         b: Activations of the other, (n_b, d_sae).
     """
+    pairs = zip(a.split(_LATENTS_AT_A_TIME, dim=1), b.split(_LATENTS_AT_A_TIME, dim=1), strict=True)
+    return torch.cat([_distances(own_a, own_b) for own_a, own_b in pairs])
+
+
+def _distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     values, order = torch.cat([a, b]).sort(dim=0)
     from_a = order < len(a)
     cdf_a = from_a.cumsum(dim=0) / len(a)

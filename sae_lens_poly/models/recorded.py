@@ -27,8 +27,8 @@ class RecordedStack(StackedHooks):
 
     Args:
         stack: The hook points that are recorded.
-        folder: Where; one file a batch of tokens, in the model's own dtype. It belongs to one
-            model and one stack: batches are told apart by their tokens only.
+        folder: Where; one file a batch of tokens, in the model's own dtype. Models, told apart by
+            their weights, and stacks have folders of their own in it.
         hook_name: Those of them that this stack presents; None: all.
 
     Raises:
@@ -48,12 +48,14 @@ class RecordedStack(StackedHooks):
         # In a tuple, so that torch does not take it for a part of this module.
         self._recorded = (stack,)
         self.places = [stack.hook_names.index(name) for name in self.hook_names]
-        self.folder = Path(folder)
+        self.root = Path(folder)
+        self.folder = self.root / _fingerprint(stack)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._in_hooks = False
 
     @override
     def narrowed(self, hook_name: str) -> RecordedStack:
-        return RecordedStack(self._recorded[0], self.folder, hook_name)
+        return RecordedStack(self._recorded[0], self.root, hook_name)
 
     @override
     def run_with_cache(
@@ -61,12 +63,22 @@ class RecordedStack(StackedHooks):
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         asked = kwargs.get("names_filter")
         others = {k for k, v in kwargs.items() if v and k not in _HARMLESS_ARGUMENTS}
-        if args or others or asked not in (self.hook_name, [self.hook_name]):
+        plain = asked in (self.hook_name, [self.hook_name])
+        if args or others or self._in_hooks or not plain:
             return super().run_with_cache(tokens, *args, **kwargs)
         whole = self._read_or_record(tokens)
         if self.places != list(range(self._recorded[0].n_hooks)):
             whole = whole.unflatten(-1, (-1, self.d_model))[..., self.places, :].flatten(-2)
         return None, {self.hook_name: whole.to(tokens.device)}
+
+    @override
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        # What it gathers may be changed by hook functions: no business of the record.
+        self._in_hooks = True
+        try:
+            return super().run_with_hooks(*args, **kwargs)
+        finally:
+            self._in_hooks = False
 
     def _read_or_record(self, tokens: torch.Tensor) -> torch.Tensor:
         ids = tokens.cpu().long().contiguous()
@@ -81,3 +93,13 @@ class RecordedStack(StackedHooks):
         save_file({"x": x}, unfinished)
         unfinished.replace(path)
         return x
+
+
+@torch.no_grad()
+def _fingerprint(stack: StackedHooks) -> str:
+    """A name that other hook points, or other weights, do not have."""
+    digest = hashlib.sha256(repr((stack.hook_names, stack.d_model)).encode())
+    for name, weights in stack.model.named_parameters():
+        sums = weights.double().sum().item(), weights.double().abs().sum().item()
+        digest.update(repr((name, tuple(weights.shape), str(weights.dtype), sums)).encode())
+    return digest.hexdigest()[:16]
