@@ -1,16 +1,24 @@
 """Our figures agree with SAELens' run_evals where both apply."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
+from sae_lens import SAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
-from sae_lens_poly import StackedHooks, TrainingRunner
+from sae_lens_poly import InputError, StackedHooks, TrainingRunner
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
-from sae_lens_poly.evaluation.saved import evaluate_saved, load_dictionary
+from sae_lens_poly.evaluation.saved import (
+    evaluate_saved,
+    load_dictionary,
+    load_evaluation_data,
+)
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from tests.training.test_resume import runner_config
 from tests.training.test_wrong_input import dictionary
@@ -93,3 +101,50 @@ def test_what_is_not_written_has_no_figures(embedded_model, tmp_path, structure)
     mean = sum(f.explained_variance for f in evaluation.per_hook.values()) / len(written)
     assert abs(evaluation.pooled.explained_variance - mean) < 0.2
     assert (tmp_path / "output" / "evaluation.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("normalize", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("architecture", ["standard", "poly_topk"])
+def test_normalisation_at_run_time(embedded_model, architecture, normalize):
+    """SAELens undoes it once for each encoding."""
+    model = StackedHooks(embedded_model, "blocks.2.hook_resid_post")
+    fields = {"architecture": architecture, "d_in": 128, "d_sae": 64}
+    fields |= {"k": 8, "rank_2": 4, "rank_3": 4} if architecture == "poly_topk" else {}
+    torch.manual_seed(0)
+    sae = SAE.from_dict({**fields, "normalize_activations": normalize, "dtype": "float32"})
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.normal_(std=0.1)
+    tokens = torch.randint(1, 4096, (4, 32))
+    found = evaluate_dictionary(sae, EvaluationData(model, [tokens]))
+    x = model.gather(tokens).flatten(0, 1)
+    with torch.no_grad():
+        error = (x - sae(x)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
+    assert found.pooled.explained_variance == pytest.approx(1 - error.item(), rel=1e-3)
+    assert sum(found.pooled.degree_shares.values()) == pytest.approx(1, abs=1e-4)
+    if architecture == "poly_topk":
+        assert found.pooled.explained_variance_linear != found.pooled.explained_variance
+
+
+def test_text_that_was_trained_on_is_refused(embedded_model, tmp_path):
+    model = StackedHooks(embedded_model, "blocks.{1,3}.hook_resid_post")
+    path = tmp_path / "text.jsonl"
+    text = "".join(stdlib_dataset("train").select(range(40))["text"])
+    rows = [json.dumps({"text": text[i : i + 300]}) for i in range(0, 300_000, 300)]
+    path.write_text("\n".join(rows))
+    cfg = runner_config(tmp_path, dataset_path=str(path))
+    TrainingRunner(cfg, override_model=model).run()
+    sae = load_dictionary(tmp_path / "output")
+    read = sae.cfg.metadata.n_dataset_rows_read
+    assert read > 0
+    settings = EvaluationSettings(n_batches=1, batch_size_prompts=2)
+    data = load_evaluation_data(sae, model, settings)
+    named = load_evaluation_data(sae, model, replace(settings, dataset_path=str(path)))
+    assert torch.equal(data.batches[0], named.batches[0])
+    with pytest.raises(InputError, match=f"skip_rows=0, and training read {read} rows"):
+        load_evaluation_data(sae, model, replace(settings, skip_rows=0))
+    with pytest.raises(InputError, match="fewer than 9999 batches"):
+        load_evaluation_data(sae, model, replace(settings, n_batches=9999))
+    sae.cfg.metadata.dataset_path, sae.cfg.metadata.model_name = None, "gpt2"
+    with pytest.raises(InputError, match="name one with --dataset_path"):
+        load_evaluation_data(sae, model, settings)
