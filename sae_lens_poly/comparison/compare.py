@@ -266,6 +266,7 @@ def _passing_on_sigterm() -> Iterator[None]:
         for process in multiprocessing.active_children():
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGINT)
+        raise StoppedRun(None)  # so that nothing new is begun, also where no worker has listened
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
