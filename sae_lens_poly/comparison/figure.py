@@ -24,7 +24,7 @@ _DRAWN = (
 
 
 def save_figure(evaluations: Evaluations, path: Path) -> None:
-    """Draw the main figures: a bar for the mean, a line for its error, a dot for each seed.
+    """Draw the main figures: a dot for each seed, their mean, and a line for its standard error.
 
     Args:
         evaluations: Arm to seed to evaluation.
@@ -47,12 +47,12 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
     for place, (title, column, known) in zip(axes.flat, drawn, strict=False):
         means = [cell.mean for cell in known]
         errors = [cell.standard_error or 0.0 for cell in known]
-        place.barh(names, means, xerr=errors, color="#8fb3d9", ecolor="#333333")
-        for height, cell in enumerate(known):
-            place.plot(cell.values, [height] * len(cell.values), "o", color="#1f4e79", markersize=3)
-        values = [value for cell in known for value in cell.values]
-        margin = 0.1 * (max(values) - min(values)) or 0.1
-        place.set_xlim(min(values) - margin, max(values) + margin)  # bars do not start at 0
+        heights = range(len(names))
+        for height, cell in zip(heights, known, strict=True):
+            place.plot(cell.values, [height] * len(cell.values), "o", color="#8fb3d9", markersize=4)
+        place.errorbar(means, heights, xerr=errors, fmt="|", color="#1f4e79", markersize=12)
+        place.set_yticks(heights, names)
+        place.grid(axis="x", alpha=0.3)
         place.invert_yaxis()
         place.set_title(f"{title.split(',')[0]}:\n{column.heading}", fontsize=9)
         place.tick_params(labelsize=8)

@@ -56,7 +56,7 @@ def save_results(
         "",
         "Learning rates (where there was a choice: of those in table.json, by explained variance "
         "with another seed, on other held-out text): "
-        + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
+        + "; ".join(f"{arm}: {rate:g}" for arm, rate in rates.items())
         + ".",
         "",
         "",

@@ -192,6 +192,8 @@ def markdown(evaluations: Evaluations) -> str:
             "|---" * (len(part.columns) + 1) + "|",
         ]
         for arm, row in rows.items():
+            if all(cell is None for cell in row):
+                continue
             texts = [
                 "" if cell is None else cell.text(column.digits)
                 for cell, column in zip(row, part.columns, strict=True)
