@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -47,23 +47,23 @@ Texts = dict[str, list[str]]
 _CONTEXT = 128
 
 
-def by_class(texts: Sequence[str], labels: Sequence[str], n: int) -> Texts:
-    """The first n texts of every class, as SAEBench takes them: equally many of each."""
-    found: Texts = {label: [] for label in sorted(set(labels))}
-    for text, label in zip(texts, labels, strict=True):
-        if len(found[label]) < n:
-            found[label].append(text)
-    short = {label: len(own) for label, own in found.items() if len(own) < n}
-    if short:
-        raise SystemExit(f"classes with fewer than {n} texts: {short}")
-    return found
-
-
 def labelled(options: argparse.Namespace) -> tuple[Texts, Texts]:
-    """Snippets of the standard library by package; train and test share no module."""
+    """Snippets by package; train and test share no module.
+
+    SAEBench wants equally many of each class: packages with too few are left out.
+    """
     text = stdlib_packages()
-    train = by_class(text.train_texts, text.train_labels, options.train)
-    return train, by_class(text.test_texts, text.test_labels, options.test)
+    parts = []
+    for texts, labels, n in (
+        (text.train_texts, text.train_labels, options.train),
+        (text.test_texts, text.test_labels, options.test),
+    ):
+        found: Texts = {label: [] for label in sorted(set(labels))}
+        for snippet, label in zip(texts, labels, strict=True):
+            found[label].append(snippet)
+        parts.append({label: own[:n] for label, own in found.items() if len(own) >= n})
+    train, test = ({k: part[k] for k in parts[0] if k in parts[1]} for part in parts)
+    return train, test
 
 
 def our_accuracies(

@@ -53,7 +53,7 @@ class Comparison:
       all arms share.
     - ``run``: further flags of ``train`` for all arms (batch size, context size, ...).
     - ``learning_rates``: where there are several, each arm takes the one with the highest explained
-      variance on held-out text, from a run with a seed of its own. An arm may have others.
+      variance on other held-out text, mean of two seeds of their own. An arm may have others.
     - ``record_gb``: up to how much disk the activations may take that are computed once for all
       arms; a comparison that needs more computes them for each arm.
     - ``evaluation``: see :class:`~sae_lens_poly.evaluation.settings.EvaluationSettings`.

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -44,8 +45,9 @@ from sae_lens_poly.training.runner import StoppedRun
 
 TUNING_FILENAME = "explained_variance.json"
 
-#: The seed of runs that only choose a learning rate; not one that is reported.
-TUNING_SEED = 1000
+#: Seeds of runs that only choose a learning rate; not among those that are reported. One is not
+#: enough: near the largest rate that works, runs of other seeds come out far worse.
+TUNING_SEEDS = (1000, 1001)
 
 
 @dataclass
@@ -70,9 +72,9 @@ class Bench:
         """Where the dictionary of an arm and a seed lies."""
         return self.output / "runs" / arm.folder_name / f"seed-{seed}"
 
-    def tuning_folder(self, arm: Arm, lr: float) -> Path:
-        """Where the run of an arm at a learning rate lies."""
-        return self.output / "tuning" / arm.folder_name / f"lr-{lr:g}"
+    def tuning_folder(self, arm: Arm, lr: float, seed: int) -> Path:
+        """Where a run of an arm at a learning rate lies."""
+        return self.output / "tuning" / arm.folder_name / f"lr-{lr:g}" / f"seed-{seed}"
 
     @cached_property
     def stack(self) -> StackedHooks:
@@ -126,8 +128,8 @@ class Task:
     def do(self, bench: Bench) -> None:
         """Do it, unless its result is there."""
         if self.kind == "tune":
-            folder = bench.tuning_folder(self.arm, self.lr)
-            train_arm(self.arm, self.lr, TUNING_SEED, folder, bench.stack, bench.device)
+            folder = bench.tuning_folder(self.arm, self.lr, self.seed)
+            train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
             result, settings = folder / TUNING_FILENAME, bench.settings
             if not _has(result, settings):
                 value = held_out_explained_variance(folder, bench.stack, settings, bench.device)
@@ -170,10 +172,11 @@ def run_comparison(
         load_probing_sets(bench.stack, bench.settings)
     bench.record()
     tuning = [
-        Task(arm, "tune", lr, TUNING_SEED)
+        Task(arm, "tune", lr, seed)
         for arm in comparison.arms
         if len(arm.learning_rates) > 1
         for lr in arm.learning_rates
+        for seed in TUNING_SEEDS
     ]
     _do_all(tuning, bench, jobs, "learning rates")
     tuned = {arm.name: _tuned(bench, arm) for arm in comparison.arms}
@@ -199,16 +202,16 @@ def run_comparison(
 
 
 def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
-    """Learning rate to explained variance; None where there was no choice."""
+    """Learning rate to mean explained variance; None where there was no choice."""
     rates = arm.learning_rates
     if len(rates) == 1:
         return {rates[0]: None}
-    return {
-        lr: json.loads((bench.tuning_folder(arm, lr) / TUNING_FILENAME).read_text())[
-            "explained_variance"
-        ]
-        for lr in rates
-    }
+    return {lr: mean(_tuning_result(bench, arm, lr, seed) for seed in TUNING_SEEDS) for lr in rates}
+
+
+def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float:
+    path = bench.tuning_folder(arm, lr, seed) / TUNING_FILENAME
+    return json.loads(path.read_text())["explained_variance"]
 
 
 def _has(path: Path, settings: EvaluationSettings) -> bool:

@@ -55,7 +55,7 @@ def save_results(
         f"{first['n_tokens']:,} held-out tokens, splices on {first['n_tokens_spliced']:,} of them.",
         "",
         "Learning rates (where there was a choice: of those in table.json, by explained variance "
-        "with another seed, on other held-out text): "
+        "on other held-out text, mean of two other seeds): "
         + "; ".join(f"{arm}: {rate:g}" for arm, rate in rates.items())
         + ".",
         "",
