@@ -23,7 +23,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from tqdm.auto import tqdm
 
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
-from sae_lens_poly.comparison.train_arms import train_arm, write_json
+from sae_lens_poly.comparison.train_arms import train_arm
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import EvaluationData
 from sae_lens_poly.evaluation.probing_sets import load_probing_sets
@@ -42,6 +42,7 @@ from sae_lens_poly.models.stacked_models import StackedModels
 from sae_lens_poly.training.data import load_text
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
+from sae_lens_poly.whole_files import write_json
 
 TUNING_FILENAME = "explained_variance.json"
 
@@ -62,11 +63,8 @@ class Bench:
     @property
     def settings(self) -> EvaluationSettings:
         """How every dictionary is evaluated."""
-        return EvaluationSettings.for_model(self._flags["model_name"], **self.comparison.evaluation)
-
-    @property
-    def _flags(self) -> dict[str, Any]:
-        return self.comparison.arms[0].flags
+        model_name = self.comparison.arms[0].flags["model_name"]
+        return EvaluationSettings.for_model(model_name, **self.comparison.evaluation)
 
     def folder(self, arm: Arm, seed: int) -> Path:
         """Where the dictionary of an arm and a seed lies."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sae_lens_poly.comparison.table import Cell, Column, Evaluations, cells, parts
+from sae_lens_poly.comparison.table import Cell, Column, Evaluations, cells, first_of, parts
 
 # Headings of the columns that are drawn, of each table the first that it has.
 _DRAWN = (
@@ -30,7 +30,7 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
         evaluations: Arm to seed to evaluation.
         path: Where to write the PNG.
     """
-    first = next(iter(next(iter(evaluations.values())).values()))
+    first = first_of(evaluations)
     drawn: list[tuple[str, Column, list[Cell]]] = []
     for part in parts(first):
         rows = cells(evaluations, part)

@@ -13,7 +13,7 @@ from typing import Any
 
 from sae_lens_poly.comparison.arms import Comparison
 from sae_lens_poly.comparison.figure import save_figure
-from sae_lens_poly.comparison.table import markdown, plain
+from sae_lens_poly.comparison.table import first_of, markdown, plain
 
 _PACKAGES = ("sae-lens-poly", "sae-lens", "transformer-lens", "torch", "scikit-learn")
 
@@ -42,7 +42,7 @@ def save_results(
         f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
     )
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    first = next(iter(next(iter(evaluations.values())).values()))
+    first = first_of(evaluations)
     header = [
         f"# {comparison.name}",
         "",

@@ -54,16 +54,19 @@ class Part:
     columns: list[Column]
 
 
+def first_of(evaluations: Evaluations) -> Evaluation:
+    """One of them, for what is the same in all."""
+    return next(iter(next(iter(evaluations.values())).values()))
+
+
 def parts(evaluation: Evaluation) -> list[Part]:
     """The tables that evaluations like this one fill."""
     several_hooks = len(evaluation["per_hook"]) > 1
-    found = [
-        Part("Reconstruction and latents, pooled over hook points", _reconstruction()),
-        Part("Explained variance at each hook point", _per_hook(evaluation, "explained_variance")),
-        Part("In the running model", _splicing(several_hooks)),
-    ]
-    if not several_hooks:
-        del found[1]
+    found = [Part("Reconstruction and latents, pooled over hook points", _reconstruction())]
+    if several_hooks:
+        own = _per_hook(evaluation, "explained_variance")
+        found.append(Part("Explained variance at each hook point", own))
+    found.append(Part("In the running model", _splicing(several_hooks)))
     if several_hooks:
         found.append(Part("Over how many hook points latents live", _coherence()))
     for name in evaluation["probing"]:
@@ -179,7 +182,7 @@ def _cell(column: Column, by_seed: dict[str, Evaluation]) -> Cell | None:
 
 def markdown(evaluations: Evaluations) -> str:
     """All tables, in Markdown."""
-    first = next(iter(next(iter(evaluations.values())).values()))
+    first = first_of(evaluations)
     blocks = []
     for part in parts(first):
         rows = cells(evaluations, part)
@@ -210,7 +213,7 @@ def _references(part: Part, evaluations: Evaluations) -> list[str]:
     if name == part.title:
         return []
     lines = []
-    first = next(iter(next(iter(evaluations.values())).values()))
+    first = first_of(evaluations)
     ks = [str(k) for k in first["settings"]["probe_ks"]]
     rows: dict[str, list[Any]] = {}
     for arm, by_seed in evaluations.items():
@@ -251,7 +254,7 @@ def _references(part: Part, evaluations: Evaluations) -> list[str]:
 
 def plain(evaluations: Evaluations) -> dict[str, Any]:
     """The same as numbers: table to arm to figure to mean, standard error and values."""
-    first = next(iter(next(iter(evaluations.values())).values()))
+    first = first_of(evaluations)
     return {
         part.title: {
             arm: {

@@ -19,15 +19,9 @@ from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import TrainingRunner
+from sae_lens_poly.whole_files import write_json
 
 RUN_FILENAME = "arm.json"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is whole or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2))
-    unfinished.replace(path)
 
 
 def train_arm(

@@ -56,7 +56,7 @@ class Probe:
     """Of the positive class."""
     accuracy: float
     latents: tuple[int, ...]
-    """What it looked at, the largest difference between class means first."""
+    """What it looked at, the largest difference between class means first; empty: at all."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,7 @@ def sparse_probe(
         InputError: If ``k`` is not between 1 and the number of features.
     """
     latents = largest_mean_differences(train, train_positive, k)
-    f1, accuracy = _fit(
-        _dense(train, latents), train_positive, _dense(test, latents), test_positive
-    )
-    return Probe(f1, accuracy, tuple(latents.tolist()))
+    return _probe(train, train_positive, test, test_positive, latents)
 
 
 def largest_mean_differences(
@@ -269,14 +266,8 @@ def probe_tasks(
         ranked = largest_mean_differences(train, task.train_positive, widest)
         for k in ks:
             latents = None if k is None else ranked[: _positive(k)]
-            f1, accuracy = _fit(
-                _dense(train, latents),
-                task.train_positive,
-                _dense(test, latents),
-                task.test_positive,
-            )
-            looked_at = () if latents is None else tuple(latents.tolist())
-            scores.append(ProbeScore(task.name, k, f1, accuracy, looked_at))
+            probe = _probe(train, task.train_positive, test, task.test_positive, latents)
+            scores.append(ProbeScore(task.name, k, probe.f1, probe.accuracy, probe.latents))
     return scores
 
 
@@ -316,18 +307,22 @@ def _dense(features: Features, latents: NDArray[np.int64] | None = None) -> NDAr
     return np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
 
 
-def _fit(
-    train: NDArray[np.float64],
+def _probe(
+    train: Features,
     train_positive: NDArray[np.bool_],
-    test: NDArray[np.float64],
+    test: Features,
     test_positive: NDArray[np.bool_],
-) -> tuple[float, float]:
+    latents: NDArray[np.int64] | None,
+) -> Probe:
+    """A probe of these latents; None: of all, none of which it names."""
+    x, x_test = _dense(train, latents), _dense(test, latents)
     # The solver finds the same optimum as others, fast where examples outnumber features.
-    solver = "newton-cholesky" if train.shape[1] < len(train) else "lbfgs"
+    solver = "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"
     regression = LogisticRegression(C=1.0, max_iter=1000, solver=solver)
-    probe = make_pipeline(StandardScaler(), regression)
-    predicted = probe.fit(train, train_positive).predict(test)
-    return (
+    fitted = make_pipeline(StandardScaler(), regression).fit(x, train_positive)
+    predicted = fitted.predict(x_test)
+    return Probe(
         float(f1_score(test_positive, predicted, zero_division=0.0)),
         float(accuracy_score(test_positive, predicted)),
+        () if latents is None else tuple(latents.tolist()),
     )

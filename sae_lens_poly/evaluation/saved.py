@@ -22,6 +22,7 @@ from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME, load_text
+from sae_lens_poly.whole_files import write_json
 
 EVALUATION_FILENAME = "evaluation.json"
 PICTURE_FILENAME = "evaluation.png"
@@ -170,14 +171,12 @@ def evaluate_saved(
         data = load_evaluation_data(
             sae, model or _model_of(sae, folder, device), settings or settings_for(folder)
         )
-    check_unread(sae, data.settings)
+    else:  # drawn for another dictionary
+        check_unread(sae, data.settings)
     evaluation = evaluate_dictionary(sae, data, folder)
     if isinstance(sae, Crosscoder):
         save_picture(sae, evaluation, Path(folder) / PICTURE_FILENAME)
-    path = Path(folder) / EVALUATION_FILENAME
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(evaluation.to_dict(), indent=1))
-    unfinished.replace(path)
+    write_json(Path(folder) / EVALUATION_FILENAME, evaluation.to_dict())
     return evaluation
 
 
