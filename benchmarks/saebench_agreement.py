@@ -31,6 +31,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly import StackedHooks
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.embedded.model import load_embedded_model
 from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
@@ -39,7 +40,6 @@ from sae_lens_poly.evaluation.labelled_text import stdlib_packages
 from sae_lens_poly.evaluation.pooled_features import pooled_codes
 from sae_lens_poly.evaluation.probing import class_tasks, probe_tasks
 from sae_lens_poly.evaluation.saebench import run_core, run_sparse_probing
-from sae_lens_poly.evaluation.saved import load_dictionary
 from sae_lens_poly.evaluation.scaled_codes import latent_norms
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 

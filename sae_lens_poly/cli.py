@@ -1,4 +1,4 @@
-"""The command line: ``python -m sae_lens_poly train`` and ``python -m sae_lens_poly evaluate``."""
+"""The command line: ``python -m sae_lens_poly train`` and its sisters."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from sae_lens_poly.evaluation.settings import (
     add_evaluation_flags,
     given_evaluation_flags,
 )
+from sae_lens_poly.hub import fetch_dictionary, upload_dictionary
+from sae_lens_poly.hub.reference import HubReference
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.training.export import export_checkpoint
 from sae_lens_poly.training.flags import build_config, fit_to_model
@@ -38,6 +40,8 @@ from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 USAGE = """\
 usage: python -m sae_lens_poly train [flags]      train a dictionary and print its table
        python -m sae_lens_poly evaluate DIR       print the table of a saved dictionary
+       python -m sae_lens_poly evaluate USER/REPO:PATH   of one on the hub
+       python -m sae_lens_poly upload DIR USER/REPO:PATH put a saved dictionary on the hub
        python -m sae_lens_poly compare --preset P train several kinds at equal tokens, width, L0
        python -m sae_lens_poly export FROM TO     the inference dictionary of a checkpoint
 
@@ -95,13 +99,59 @@ def evaluate(flags: Sequence[str]) -> None:
         description="Settings that are not given are those of the last evaluation, so that the "
         "figures are the same.",
     )
-    parser.add_argument("folder", help="where a training run saved its dictionary")
+    parser.add_argument(
+        "folder", help="where a training run saved its dictionary; or user/repo:path on the hub"
+    )
     add_evaluation_flags(parser)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub; main by default")
+    parser.add_argument(
+        "--output",
+        help="where to save figures and picture; beside the weights by default, and in "
+        "evaluations/user/repo/path for a dictionary on the hub",
+    )
     options = parser.parse_args(flags)
-    settings = settings_for(options.folder, **given_evaluation_flags(options))
-    evaluation = evaluate_saved(options.folder, settings, options.device)
+    folder, output = options.folder, options.output
+    if reference := HubReference.parse(folder):
+        folder = fetch_dictionary(*reference, revision=options.revision)
+        output = output or str(Path("evaluations", *reference))
+    elif options.revision is not None:
+        raise InputError(
+            f"revision={options.revision!r} is for dictionaries on the hub, and "
+            f"{options.folder!r} is not of the form user/repo:path"
+        )
+    settings = settings_for(folder, output, **given_evaluation_flags(options))
+    evaluation = evaluate_saved(folder, settings, options.device, output=output)
     print_evaluation(evaluation, f"dictionary in {options.folder}")
+    if output is not None:
+        print(f"written to {output}")
+
+
+def upload(flags: Sequence[str]) -> None:
+    """Upload a saved dictionary with its model card."""
+    parser = argparse.ArgumentParser(prog="python -m sae_lens_poly upload")
+    parser.add_argument("folder", help="where a training run saved its dictionary")
+    parser.add_argument("to", help="user/repo:path; the repository is made if it is missing")
+    parser.add_argument("--revision", help="branch to commit to; main by default")
+    parser.add_argument("--private", action="store_true", help="if the repository is made")
+    parser.add_argument("--license", help="for the model card, such as mit")
+    parser.add_argument(
+        "--not_evaluated", action="store_true", help="also if there are no figures for the card"
+    )
+    options = parser.parse_args(flags)
+    reference = HubReference.parse(options.to)
+    if reference is None:
+        raise InputError(f"{options.to!r} is not of the form user/repo:path")
+    url = upload_dictionary(
+        options.folder,
+        *reference,
+        revision=options.revision,
+        private=options.private or None,
+        license=options.license,
+        evaluated=not options.not_evaluated,
+    )
+    print(f"uploaded: {url}")
+    print(f'SAE.from_pretrained("{reference.repo_id}", "{reference.path}") loads it')
 
 
 def compare(flags: Sequence[str]) -> None:
@@ -171,7 +221,13 @@ def export(flags: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the status is 0, 2 for wrong input, or 130 for a run that was stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": train, "evaluate": evaluate, "compare": compare, "export": export}
+    commands = {
+        "train": train,
+        "evaluate": evaluate,
+        "compare": compare,
+        "export": export,
+        "upload": upload,
+    }
     if not arguments or arguments[0] not in commands:
         print(USAGE, end="")
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2

@@ -1,14 +1,18 @@
-"""Shared fixtures; nothing here reaches a network."""
+"""Shared fixtures; nothing here reaches a network but the loopback interface."""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+from tests.hub.server import HubServer
+
+HUB = HubServer()
+# Read once, when huggingface_hub is imported. The server speaks LFS, not the hub's newer protocol.
+os.environ.update(HF_ENDPOINT=HUB.url, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-import pytest
+import pytest  # noqa: E402
 
-import sae_lens_poly  # noqa: F401  (registers the architectures)
-from sae_lens_poly.embedded.model import load_embedded_model
+import sae_lens_poly  # noqa: E402, F401  (registers the architectures)
+from sae_lens_poly.embedded.model import load_embedded_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
 from sae_lens_poly.comparison.train_arms import train_arm
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import EvaluationData
 from sae_lens_poly.evaluation.probing_sets import load_probing_sets
@@ -31,7 +32,6 @@ from sae_lens_poly.evaluation.saved import (
     EVALUATION_FILENAME,
     evaluate_saved,
     held_out_explained_variance,
-    load_dictionary,
     load_evaluation_data,
 )
 from sae_lens_poly.evaluation.settings import EvaluationSettings

@@ -13,8 +13,8 @@ from sae_lens.constants import TRAINER_STATE_FILENAME
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.side_by_side import side_by_side
 from sae_lens_poly.comparison.arms import Arm, arm_config
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.saved import load_dictionary
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.flags import fit_to_model

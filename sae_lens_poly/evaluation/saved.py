@@ -13,6 +13,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
@@ -26,29 +27,6 @@ from sae_lens_poly.whole_files import write_json
 
 EVALUATION_FILENAME = "evaluation.json"
 PICTURE_FILENAME = "evaluation.png"
-
-
-def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
-    """Load a saved inference dictionary.
-
-    Raises:
-        InputError: If the folder holds none, or a damaged one.
-    """
-    folder = Path(folder)
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{str(folder)!r} has no {name}: give the folder that a training run saved its "
-                "dictionary to (its output_path)"
-            )
-    try:
-        return SAE.load_from_disk(folder, device=device)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"the dictionary in {str(folder)!r} cannot be loaded ({first[:200]}): its files are "
-            "damaged or do not belong together; save or download it again"
-        ) from error
 
 
 def load_evaluation_data(
@@ -150,8 +128,9 @@ def evaluate_saved(
     device: str = "cpu",
     model: StackedHooks | None = None,
     data: EvaluationData | None = None,
+    output: str | Path | None = None,
 ) -> Evaluation:
-    """Evaluate the dictionary in ``folder``, save its figures and its picture beside the weights.
+    """Evaluate the dictionary in ``folder``, save its figures and its picture.
 
     The text is what training left out (held-out modules, or the rows after those that were
     read).
@@ -162,6 +141,8 @@ def evaluate_saved(
         device: Where to run the model and the dictionary.
         model: The model, if it is at hand already.
         data: Text and labelled sets, if they are at hand already; ``settings`` are then theirs.
+        output: Where to save figures and picture; None: beside the weights, where also the codes of
+            labelled examples are kept.
 
     Raises:
         InputError: If the dictionary, its model or the text cannot be loaded.
@@ -169,31 +150,36 @@ def evaluate_saved(
     sae = load_dictionary(folder, device)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder)
+            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
         check_unread(sae, data.settings)
-    evaluation = evaluate_dictionary(sae, data, folder)
+    evaluation = evaluate_dictionary(sae, data, folder if output is None else None)
+    results = Path(output or folder)
+    results.mkdir(parents=True, exist_ok=True)
     if isinstance(sae, Crosscoder):
-        save_picture(sae, evaluation, Path(folder) / PICTURE_FILENAME)
-    write_json(Path(folder) / EVALUATION_FILENAME, evaluation.to_dict())
+        save_picture(sae, evaluation, results / PICTURE_FILENAME)
+    write_json(results / EVALUATION_FILENAME, evaluation.to_dict())
     return evaluation
 
 
-def settings_for(folder: str | Path, **fields: Any) -> EvaluationSettings:
+def settings_for(
+    folder: str | Path, output: str | Path | None = None, **fields: Any
+) -> EvaluationSettings:
     """Settings of the last evaluation of a dictionary, or the defaults for its model.
 
     An evaluation at the end of training leaves the probing out; here it is put in again.
 
     Args:
         folder: A saved dictionary.
+        output: Where its figures are saved; None: in the same folder.
         fields: Settings to replace.
 
     Raises:
         InputError: If the folder holds no dictionary, or there is no setting of a name.
     """
     metadata = load_dictionary(folder).cfg.metadata
-    path = Path(folder) / EVALUATION_FILENAME
+    path = Path(output or folder) / EVALUATION_FILENAME
     if path.is_file():
         with contextlib.suppress(json.JSONDecodeError, KeyError):  # of an older version
             saved = json.loads(path.read_text())["settings"]

@@ -5,7 +5,7 @@ import torch
 
 from sae_lens_poly import InputError
 from sae_lens_poly.architectures.side_by_side import side_by_side
-from sae_lens_poly.evaluation.saved import load_dictionary
+from sae_lens_poly.dictionary_folder import load_dictionary
 from tests.architectures.dictionaries import randomise, training_dictionary
 
 

@@ -11,7 +11,7 @@ from sae_lens_poly.comparison import compare as module
 from sae_lens_poly.comparison.arms import presets, read_comparison
 from sae_lens_poly.comparison.compare import run_comparison
 from sae_lens_poly.comparison.table import Cell
-from sae_lens_poly.evaluation.saved import load_dictionary
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 
 CONTENT = {

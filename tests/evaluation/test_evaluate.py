@@ -12,11 +12,11 @@ from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly import InputError, StackedHooks, TrainingRunner
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.evaluation.evaluate import EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.saved import (
     evaluate_saved,
-    load_dictionary,
     load_evaluation_data,
 )
 from sae_lens_poly.evaluation.settings import EvaluationSettings

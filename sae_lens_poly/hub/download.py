@@ -1,0 +1,214 @@
+"""A dictionary on the hub as a folder in huggingface_hub's cache, checked.
+
+``SAE.from_pretrained("user/repo", "path")`` needs none of this: SAELens downloads, and
+huggingface_hub checks sizes. What is added here is a revision, a check of the files' hashes, and
+errors that say what is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    HfApi,
+    constants,
+    hf_hub_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
+from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
+from safetensors.torch import load_file
+
+from sae_lens_poly.dictionary_folder import check_dictionary
+from sae_lens_poly.errors import InputError
+
+
+class HubError(InputError):
+    """Something on the hub, or on the way to it, is not as it must be."""
+
+
+#: Errors about a repository as a whole, which have an explanation of their own.
+_OF_REPOSITORY = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
+
+
+def fetch_dictionary(
+    repo_id: str, path: str, revision: str | None = None, force_download: bool = False
+) -> Path:
+    """Download a dictionary into huggingface_hub's cache, unless it is there.
+
+    All files are of one commit. Each is compared with the hash that the hub gives it; one that
+    differs is removed from the cache, so that the next try downloads it again. (Where the cache
+    cannot hold links, as on some Windows machines, hashes are not known and not compared.)
+
+    Args:
+        repo_id: ``"user/repo"``.
+        path: Folder of the dictionary within the repository.
+        revision: Branch, tag or commit; None: main.
+        force_download: Whether to download also what the cache has.
+
+    Returns:
+        The folder in the cache. Do not write into it.
+
+    Raises:
+        HubError: If the repository, revision or a file is missing, the download fails, or what
+            came is damaged.
+    """
+    cfg = _fetch(repo_id, path, SAE_CFG_FILENAME, revision, force_download)
+    commit = cfg.parents[len(PurePosixPath(path).parts)].name
+    _fetch(repo_id, path, SAE_WEIGHTS_FILENAME, commit, force_download)
+    sparsity = f"{path}/{SPARSITY_FILENAME}"  # not every dictionary has it
+    if try_to_load_from_cache(repo_id, sparsity, revision=commit) is not _CACHED_NO_EXIST:
+        with suppress(_NotInRepository):
+            _fetch(repo_id, path, SPARSITY_FILENAME, commit, force_download)
+    try:
+        check_dictionary(cfg.parent)
+    except InputError as error:
+        raise HubError(f"{repo_id}:{path}: {error}") from None
+    return cfg.parent
+
+
+@dataclass(frozen=True)
+class HubLoader:
+    """A ``converter`` for ``SAE.from_pretrained`` with a revision, hashes compared, clear errors.
+
+    ``SAE.from_pretrained("user/repo", "path", converter=HubLoader(revision="v1"))``
+    """
+
+    revision: str | None = None
+    """Branch, tag or commit; None: main."""
+
+    def __call__(
+        self,
+        repo_id: str,
+        folder_name: str,
+        device: str = "cpu",
+        force_download: bool = False,
+        cfg_overrides: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
+        """Config, weights and, if it was saved, log sparsity, as SAELens' own loaders return them.
+
+        Raises:
+            HubError: As :func:`fetch_dictionary` does.
+        """
+        folder = fetch_dictionary(repo_id, folder_name, self.revision, force_download)
+        cfg, weights = sae_lens_disk_loader(folder, device, cfg_overrides)
+        sparsity = folder / SPARSITY_FILENAME
+        found = load_file(sparsity, device)["sparsity"] if sparsity.is_file() else None
+        return cfg, weights, found
+
+
+class _NotInRepository(HubError):
+    """There is no such file."""
+
+
+def _fetch(repo_id: str, path: str, name: str, revision: str | None, force_download: bool) -> Path:
+    """One file, with its hash compared."""
+    at = f"{repo_id}:{path}/{name}"
+    try:
+        found = Path(
+            hf_hub_download(
+                repo_id, f"{path}/{name}", revision=revision, force_download=force_download
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"{at} is not in the cache ({constants.HF_HUB_CACHE}) and did not come from "
+            f"{constants.ENDPOINT} ({_first_line(root_of(error))}): check the connection "
+            "(HF_ENDPOINT, HF_HUB_OFFLINE) and try again"
+        ) from error
+    except EntryNotFoundError:
+        if name == SPARSITY_FILENAME:
+            raise _NotInRepository(at) from None
+        found_there = _what_there_is(repo_id, path, revision)
+        raise _NotInRepository(f"there is no {at}; {found_there}") from None
+    except Exception as error:  # whatever the HTTP library of the day raises
+        root = root_of(error)
+        if isinstance(root, _OF_REPOSITORY):
+            raise HubError(explain(root, repo_id, revision)) from None
+        raise HubError(
+            f"the download of {at} from {constants.ENDPOINT} failed ({_first_line(root)}): "
+            "nothing of it was kept; try again"
+        ) from error
+    _check_hash(found, at)
+    return found
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What an error was raised for; one about a repository as a whole is not gone behind."""
+    while not isinstance(error, _OF_REPOSITORY) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def explain(error: BaseException, repo_id: str, revision: str | None) -> str:
+    """A sentence for what huggingface_hub raises, above all about a repository as a whole."""
+    if isinstance(error, HFValidationError):
+        return f"repo_id={repo_id!r} is not a name of the form user/repo"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"repo_id={repo_id!r} is gated: ask for access at {constants.ENDPOINT}/{repo_id}, and "
+            "log in with 'hf auth login' (or set HF_TOKEN)"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"repo_id={repo_id!r} is not at {constants.ENDPOINT}, or is private: check the name, "
+            "or log in with 'hf auth login' (or set HF_TOKEN)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no revision={revision!r}: name one of its branches, tags or commits"
+    return _first_line(error)
+
+
+def _what_there_is(repo_id: str, path: str, revision: str | None) -> str:
+    """Files or folders that could have been meant."""
+    try:
+        files = HfApi().list_repo_files(repo_id, revision=revision)
+    except Exception:  # only a help
+        return "look the path up in the repository"
+    inside = [file for file in files if file.startswith(f"{path}/")]
+    if inside:
+        return f"the folder has {', '.join(inside[:10])}"
+    folders = [str(PurePosixPath(file).parent) for file in files if file.endswith(SAE_CFG_FILENAME)]
+    if not folders:
+        return f"no folder of the repository has a {SAE_CFG_FILENAME}"
+    return f"folders with a {SAE_CFG_FILENAME}: {', '.join(folders[:10])}"
+
+
+def _check_hash(found: Path, at: str) -> None:
+    """The cache names each file by the hash that the hub has of it."""
+    stored = found.resolve()
+    expected = stored.name
+    if len(expected) == 64:
+        digest = hashlib.sha256()
+    elif len(expected) == 40:
+        digest = hashlib.sha1(b"blob %d\0" % stored.stat().st_size)  # as git does
+    else:
+        return
+    with stored.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != expected:
+        found.unlink()
+        stored.unlink(missing_ok=True)
+        raise HubError(
+            f"{at} is damaged (its hash is {digest.hexdigest()}, that of the hub {expected}): it "
+            "was removed from the cache; try again"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
