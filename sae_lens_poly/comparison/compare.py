@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -240,13 +241,15 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
     threads = max(1, torch.get_num_threads() // jobs)
     # Bars of several processes would overwrite each other. Workers read it when they start.
     os.environ["TQDM_DISABLE"] = "1"
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
     pool = ProcessPoolExecutor(
         jobs,
-        multiprocessing.get_context("spawn"),
+        context,
         initializer=_start_worker,
-        initargs=(Bench(bench.comparison, bench.output, bench.device), threads),
+        initargs=(Bench(bench.comparison, bench.output, bench.device), threads, stop),
     )
-    with pool, _passing_on_sigterm():
+    with pool, _passing_on_sigterm(stop):
         futures = [pool.submit(_do_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -255,19 +258,20 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:  # a worker was stopped between two pieces of work
             raise StoppedRun(None) from None
+        except Exception:  # not after what the others are at; the next call goes on with it
+            _interrupt_workers(stop)
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def _passing_on_sigterm() -> Iterator[None]:
+def _passing_on_sigterm(stop: Event) -> Iterator[None]:
     """Within it, SIGTERM to this process stops the workers as Ctrl-C would."""
 
     def pass_on(number: int, frame: Any) -> None:
-        for process in multiprocessing.active_children():
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGINT)
-        raise StoppedRun(None)  # so that nothing new is begun, also where no worker has listened
+        _interrupt_workers(stop)
+        raise StoppedRun(None)
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -276,21 +280,32 @@ def _passing_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _interrupt_workers(stop: Event) -> None:
+    stop.set()  # a worker may have pieces of work at hand that cannot be called back
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+
+
 _bench: Bench | None = None
+_stop: Event | None = None
 
 
-def _start_worker(bench: Bench, threads: int) -> None:
-    global _bench
+def _start_worker(bench: Bench, threads: int, stop: Event) -> None:
+    global _bench, _stop
     import sae_lens_poly  # noqa: F401 (registers the architectures)
 
     torch.set_num_threads(threads)
     logging.getLogger("sae_lens").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    _bench = bench
+    _bench, _stop = bench, stop
 
 
 def _do_in_worker(task: Task) -> Exception | None:
     assert _bench is not None
+    assert _stop is not None
+    if _stop.is_set():
+        return StoppedRun(None)
     try:
         task.do(_bench)
     except (InputError, StoppedRun) as error:  # handed over; a traceback tells nothing here

@@ -169,7 +169,7 @@ def check_context_size(model: StackedHooks, context_size: int) -> None:
     Raises:
         InputError: If ``context_size`` is below 2 or above the model's.
     """
-    longest = getattr(model.cfg, "n_ctx", None)
+    longest = model.n_ctx
     if context_size < 2 or (longest is not None and context_size > longest):
         raise InputError(
             f"context_size={context_size}: the model reads from 2 to {longest} tokens at a time"

@@ -187,10 +187,10 @@ def sparse_probe(
 ) -> Probe:
     """Probe the K latents whose class means differ most on the training examples.
 
-    Latents are ranked by |mean over positives - mean over negatives|, so that features should be
-    in units in which they compare (:mod:`sae_lens_poly.evaluation.pooled_features`). Those chosen
-    are standardised on the training examples: a penalty of C = 1 on raw features would depend on
-    their scale.
+    Latents are ranked by ``|mean over positives - mean over negatives|``, so that features should
+    be in units in which they compare (:mod:`sae_lens_poly.evaluation.pooled_features`). Those
+    chosen are standardised on the training examples: a penalty of C = 1 on raw features would
+    depend on their scale.
 
     Args:
         train: Features (n_train, n_features), numpy, CSR or CSC.
@@ -209,7 +209,7 @@ def sparse_probe(
 def largest_mean_differences(
     features: Features, positive: NDArray[np.bool_], k: int
 ) -> NDArray[np.int64]:
-    """The ``k`` features of largest |mean over positives - mean over negatives|, largest first.
+    """The ``k`` features of largest ``|mean over positives - mean over negatives|``, in order.
 
     Args:
         features: Shape (n, n_features).

@@ -70,6 +70,14 @@ class StackedHooks(HookedRootModule):
             return getattr(super().__getattr__("model"), name)
 
     @property
+    def n_ctx(self) -> int | None:
+        """The longest context that the model reads, in tokens; None: it does not say."""
+        if hasattr(self.model, "cfg"):  # TransformerLens
+            return getattr(self.model.cfg, "n_ctx", None)
+        # Hugging Face, in SAELens' HookedProxyLM
+        return getattr(self.model.model.config, "max_position_embeddings", None)
+
+    @property
     def n_hooks(self) -> int:
         """Number of hook points."""
         return len(self.hook_names)

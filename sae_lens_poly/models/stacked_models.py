@@ -24,7 +24,7 @@ class StackedModels(StackedHooks):
     keeps is the same as in its model alone, since the losses of the others cancel.
 
     Args:
-        models: ``HookedTransformer``s, or SAELens' ``HookedProxyLM``s.
+        models: Of class ``HookedTransformer``, or SAELens' ``HookedProxyLM``.
         hook_name: Hook points of each, as :func:`expand_hook_names` reads them.
         names: What the models are called in the names of hook points, ``"base/blocks.3..."``;
             None: ``model_0``, ``model_1``.

@@ -1,0 +1,61 @@
+"""The whole evaluation on a model of the Hugging Face kind, from a folder."""
+
+import json
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sae_lens_poly import InputError
+from sae_lens_poly.cli import main
+from sae_lens_poly.evaluation.pooled_features import check_context_size
+from sae_lens_poly.evaluation.saved import evaluate_saved, settings_for
+from sae_lens_poly.models.loading import load_stacked_model
+from tests.test_cli import SMALL
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, embedded_model):
+    """A llama of two layers without training, and a crosscoder of it."""
+    folder = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    embedded_model.tokenizer.save_pretrained(folder / "model")
+    flags = ["--model_name", str(folder / "model"), "--hook_name", "model.layers.{0..2}"]
+    flags += ["--dataset_path", "stdlib", "--output_path", str(folder / "output")]
+    assert main(["train", *SMALL, *flags]) == 0
+    return folder
+
+
+def test_every_figure(trained, tmp_path):
+    labelled = tmp_path / "labelled.jsonl"
+    words = {"numbers": "one two three", "colours": "red green blue"}
+    rows = [{"text": f"{i} {words[name]}", "label": name} for i in range(60) for name in words]
+    labelled.write_text("\n".join(json.dumps(row) for row in rows))
+    output = trained / "output"
+    settings = settings_for(
+        output, n_batches=2, n_splice_batches=1, probing=(str(labelled),), max_texts_per_class=60
+    )
+    evaluation = evaluate_saved(output, settings)
+    assert list(evaluation.per_hook) == [f"model.layers.{i}" for i in range(3)]
+    assert evaluation.pooled.explained_variance < 1
+    (scores,) = evaluation.probing.values()
+    assert set(scores) >= {"codes", "raw"}
+    assert evaluation.coherence is not None
+
+
+def test_the_longest_context(trained):
+    model = load_stacked_model(str(trained / "model"), "model.layers.{0..2}")
+    assert model.n_ctx == 128
+
+    check_context_size(model, 128)
+    with pytest.raises(InputError, match="context_size=129"):
+        check_context_size(model, 129)
