@@ -20,6 +20,7 @@ from typing_extensions import override
 from sae_lens_poly.architectures.crosscoder_config import CrosscoderConfig
 from sae_lens_poly.architectures.sparsifiers.top_k import TopKSparsifier
 from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.errors import InputError
 
 
 class Crosscoder(StackedDictionary, JumpReLUSAE):
@@ -44,6 +45,15 @@ class Crosscoder(StackedDictionary, JumpReLUSAE):
         else:
             self.score_weight = nn.Parameter(torch.ones(self.cfg.d_sae, **per_latent))
             self.top_k = TopKSparsifier(self.cfg.select_k)
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_loading(state_dict)
+        if "hook_scales.estimated" in state_dict:
+            raise InputError(
+                "this is a training checkpoint, whose scales and thresholds are not folded: export "
+                "it with 'python -m sae_lens_poly export CHECKPOINT FOLDER', and load that"
+            )
 
     @override
     def encode(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:

@@ -6,7 +6,7 @@ from huggingface_hub import constants
 from sae_lens import SAE, LanguageModelSAERunnerConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.config import LoggingConfig
 
-from sae_lens_poly import Crosscoder
+from sae_lens_poly import Crosscoder, InputError
 from tests.architectures.dictionaries import VARIANTS, activations, train, training_dictionary
 
 OPTIONS = [(True, True), (True, False), (False, True), (False, False)]
@@ -104,3 +104,9 @@ def test_from_pretrained_reads_the_hub_cache(tmp_path, monkeypatch):
     loaded = SAE.from_pretrained("someone/crosscoders", "layers")
     x = activations(seed=5)
     torch.testing.assert_close(loaded(x), sae.to_inference()(x), rtol=0, atol=0)
+
+
+def test_a_training_checkpoint_is_not_taken_for_an_inference_dictionary(tmp_path):
+    training_dictionary("linear").save_model(tmp_path)
+    with pytest.raises(InputError, match=r"training checkpoint.*export"):
+        SAE.load_from_disk(tmp_path)

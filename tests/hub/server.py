@@ -132,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if parts[:2] == ["api", "validate-yaml"]:
             return self._json({"errors": [], "warnings": []})
+        if parts[:2] == ["api", "telemetry"]:
+            return self.reply(200)
         if parts[0] == "objects":
             return self._store(parts[1], body) if body else self._object(parts[1])
         if parts[1].endswith(".git"):
