@@ -8,7 +8,6 @@ errors that say what is wrong.
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,13 +66,12 @@ def fetch_dictionary(
         HubError: If the repository, revision or a file is missing, the download fails, or what
             came is damaged.
     """
-    cfg = _fetch(repo_id, path, SAE_CFG_FILENAME, revision, force_download)
+    cfg = _fetch_required(repo_id, f"{path}/{SAE_CFG_FILENAME}", revision, force_download)
     commit = cfg.parents[len(PurePosixPath(path).parts)].name
-    _fetch(repo_id, path, SAE_WEIGHTS_FILENAME, commit, force_download)
+    _fetch_required(repo_id, f"{path}/{SAE_WEIGHTS_FILENAME}", commit, force_download)
     sparsity = f"{path}/{SPARSITY_FILENAME}"  # not every dictionary has it
     if try_to_load_from_cache(repo_id, sparsity, revision=commit) is not _CACHED_NO_EXIST:
-        with suppress(_NotInRepository):
-            _fetch(repo_id, path, SPARSITY_FILENAME, commit, force_download)
+        _fetch(repo_id, sparsity, commit, force_download)
     try:
         check_dictionary(cfg.parent)
     except InputError as error:
@@ -111,18 +109,20 @@ class HubLoader:
         return cfg, weights, found
 
 
-class _NotInRepository(HubError):
-    """There is no such file."""
+def _fetch_required(repo_id: str, file: str, revision: str | None, force_download: bool) -> Path:
+    found = _fetch(repo_id, file, revision, force_download)
+    if found is None:
+        there_is = _what_there_is(repo_id, str(PurePosixPath(file).parent), revision)
+        raise HubError(f"there is no {repo_id}:{file}; {there_is}")
+    return found
 
 
-def _fetch(repo_id: str, path: str, name: str, revision: str | None, force_download: bool) -> Path:
-    """One file, with its hash compared."""
-    at = f"{repo_id}:{path}/{name}"
+def _fetch(repo_id: str, file: str, revision: str | None, force_download: bool) -> Path | None:
+    """One file, with its hash compared; None where the repository has no such file."""
+    at = f"{repo_id}:{file}"
     try:
         found = Path(
-            hf_hub_download(
-                repo_id, f"{path}/{name}", revision=revision, force_download=force_download
-            )
+            hf_hub_download(repo_id, file, revision=revision, force_download=force_download)
         )
     except LocalEntryNotFoundError as error:
         raise HubError(
@@ -131,10 +131,7 @@ def _fetch(repo_id: str, path: str, name: str, revision: str | None, force_downl
             "(HF_ENDPOINT, HF_HUB_OFFLINE) and try again"
         ) from error
     except EntryNotFoundError:
-        if name == SPARSITY_FILENAME:
-            raise _NotInRepository(at) from None
-        found_there = _what_there_is(repo_id, path, revision)
-        raise _NotInRepository(f"there is no {at}; {found_there}") from None
+        return None
     except Exception as error:  # whatever the HTTP library of the day raises
         root = root_of(error)
         if isinstance(root, _OF_REPOSITORY):
