@@ -22,7 +22,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 tutorials: .venv/installed-dev  ## run the notebooks and write their outputs (the tests run them, too)
-	$(BIN)/python scripts/run_tutorials.py --write $(ARGS)
+	$(BIN)/python -m scripts.run_tutorials --write $(ARGS)
 
 docs: .venv/installed  ## tutorials and API as a site, into build/docs
 	$(PIP) --editable ".[docs]"

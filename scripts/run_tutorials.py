@@ -1,6 +1,6 @@
 """Execute the tutorial notebooks, and write their outputs back.
 
-    python scripts/run_tutorials.py [--write] [NAME ...]
+    python -m scripts.run_tutorials [--write] [NAME ...]
 
 Without names all of tutorials/*.ipynb that are committed with outputs; with ``--write`` their files
 are replaced by the executed ones. A cell that raises ends it with that cell's error.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,14 +23,25 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from tests.hub.server import HubServer
+
 TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
 PARAMETERS = "parameters"
 
-#: Progress bars are of no use in a file; plots go into it whatever backend the shell asks for.
-ENVIRONMENT = {
-    "TQDM_DISABLE": "1",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-}
+
+def environment(hub: HubServer, cache: Path) -> dict[str, str]:
+    """What kernels are started with: a hub on this machine, and no progress bars."""
+    return os.environ | {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # Plots go into the file, whatever backend the shell asks for.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -74,7 +86,10 @@ def execute(
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(env=os.environ | ENVIRONMENT)
+    hub = HubServer()
+    hub.start()
+    with tempfile.TemporaryDirectory() as cache:
+        client.execute(env=environment(hub, Path(cache)))
     return notebook
 
 

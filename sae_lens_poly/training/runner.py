@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sae_lens import logger
 from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
@@ -75,6 +77,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             cfg.model_from_pretrained_kwargs,
         )
         check_stack(cfg, model)
+        _make_numbers_plain(cfg)
+        _make_numbers_plain(cfg.sae)
         if cfg.resume_from_checkpoint is not None:
             check_checkpoint(cfg.resume_from_checkpoint, cfg)
         own_text = override_dataset is None and not cfg.use_cached_activations
@@ -204,3 +208,11 @@ def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> 
             f"train_batch_size_tokens={cfg.train_batch_size_tokens}: raise the one or lower the "
             "other"
         )
+
+
+def _make_numbers_plain(cfg: Any) -> None:
+    """Python's numbers for numpy's, which torch refuses to read back from a checkpoint."""
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if isinstance(value, np.generic):
+            setattr(cfg, field.name, value.item())

@@ -132,14 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if parts[:2] == ["api", "validate-yaml"]:
             return self._json({"errors": [], "warnings": []})
-        if parts[:2] == ["api", "telemetry"]:
-            return self.reply(200)
         if parts[0] == "objects":
             return self._store(parts[1], body) if body else self._object(parts[1])
-        if parts[1].endswith(".git"):
+        in_repository = parts[2:] if parts[0] == "api" else parts
+        if len(in_repository) < 2:
+            return self.reply(404)
+        user, name, *rest = in_repository
+        if name.endswith(".git"):
             return self._batch(json.loads(body))
-        in_api = parts[0] == "api"
-        user, name, *rest = parts[2:] if in_api else parts
         repo_id = f"{user}/{name}"
         repository = self.hub.repositories.get(repo_id)
         if repository is None or (repository.private and "Authorization" not in self.headers):

@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner
@@ -199,7 +200,9 @@ def test_our_runner_saves_everything_when_it_is_stopped(embedded_model, tmp_path
     model = SignalsItself(embedded_model, HOOKS)
     model.countdown = 12
     with pytest.raises(StoppedRun) as stopped:
-        TrainingRunner(runner_config(tmp_path, n_checkpoints=0), text, model).run()
+        # A rate of numpy, as a search gives it: torch would not read it back.
+        cfg = runner_config(tmp_path, n_checkpoints=0, lr=np.float64(1e-3))
+        TrainingRunner(cfg, text, model).run()
     assert signal.getsignal(signal.SIGINT) == handler
     checkpoint = stopped.value.checkpoint
 
