@@ -67,9 +67,9 @@ class AttachedCrosscoder:
             is used to.
         error_term: Whether what the crosscoder does not reconstruct is added, so that without
             edits the model computes what it always does.
-        edits: Changes of latents, applied in turn. With clean codes, what a change at one hook point
-            does to the next is overwritten there if that is replaced, too: name hook points in
-            ``at``, or take causal codes.
+        edits: Changes of latents, applied in turn. With clean codes, what a change at one hook
+            point does to the next is overwritten there if that is replaced, too: name hook points
+            in ``at``, or take causal codes.
         hook_names: Hook points of the crosscoder, in order; None: as its metadata say.
 
     Raises:

@@ -199,9 +199,9 @@ def test_our_runner_saves_everything_when_it_is_stopped(embedded_model, tmp_path
     text = stdlib_dataset("train").select(range(60))
     model = SignalsItself(embedded_model, HOOKS)
     model.countdown = 12
+    # A rate of numpy, as a search gives it: torch would not read it back.
+    cfg = runner_config(tmp_path, n_checkpoints=0, lr=np.float64(1e-3))
     with pytest.raises(StoppedRun) as stopped:
-        # A rate of numpy, as a search gives it: torch would not read it back.
-        cfg = runner_config(tmp_path, n_checkpoints=0, lr=np.float64(1e-3))
         TrainingRunner(cfg, text, model).run()
     assert signal.getsignal(signal.SIGINT) == handler
     checkpoint = stopped.value.checkpoint
