@@ -31,6 +31,7 @@ from sae_lens_poly.evaluation.settings import (
     given_evaluation_flags,
 )
 from sae_lens_poly.hub import fetch_dictionary, upload_dictionary
+from sae_lens_poly.hub.download import refuse_remote_code
 from sae_lens_poly.hub.reference import HubReference
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.training.export import export_checkpoint
@@ -114,7 +115,9 @@ def evaluate(flags: Sequence[str]) -> None:
     folder, output = options.folder, options.output
     if reference := HubReference.parse(folder):
         folder = fetch_dictionary(*reference, revision=options.revision)
-        output = output or str(Path("evaluations", *reference))
+        refuse_remote_code(folder)
+        at = f"@{options.revision}" if options.revision else ""
+        output = output or str(Path("evaluations", reference.repo_id + at, reference.path))
     elif options.revision is not None:
         raise InputError(
             f"revision={options.revision!r} is for dictionaries on the hub, and "
@@ -133,7 +136,7 @@ def upload(flags: Sequence[str]) -> None:
     parser.add_argument("folder", help="where a training run saved its dictionary")
     parser.add_argument("to", help="user/repo:path; the repository is made if it is missing")
     parser.add_argument("--revision", help="branch to commit to; main by default")
-    parser.add_argument("--private", action="store_true", help="if the repository is made")
+    parser.add_argument("--private", action="store_true", help="refuse to upload publicly")
     parser.add_argument("--license", help="for the model card, such as mit")
     parser.add_argument(
         "--not_evaluated", action="store_true", help="also if there are no figures for the card"

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+import torch
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.registry import get_sae_class
 from sae_lens.saes.sae import SAE
 from safetensors import SafetensorError, safe_open
@@ -36,7 +37,9 @@ def check_dictionary(folder: str | Path) -> dict[str, Any]:
                 "dictionary to (its output_path)"
             )
     config = _config(folder / SAE_CFG_FILENAME)
-    _check_weights(folder / SAE_WEIGHTS_FILENAME)
+    for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
+        if (folder / name).is_file():
+            _check_safetensors(folder / name)
     return config
 
 
@@ -44,9 +47,14 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
     """Load a saved inference dictionary.
 
     Raises:
-        InputError: If the folder holds none, or a damaged one.
+        InputError: If the folder holds none, or a damaged one, or there is no such device.
     """
     check_dictionary(folder)
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        first = str(error).splitlines()[0][:200]
+        raise InputError(f"device={device!r} cannot be used here ({first})") from None
     try:
         return SAE.load_from_disk(folder, device=device)
     except Exception as error:
@@ -59,16 +67,16 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # What older versions of SAELens saved has no architecture and is a standard SAE.
+        architecture = config.get("architecture", "standard")
+    except (ValueError, AttributeError) as error:
         raise InputError(
-            f"{str(path)!r} is damaged (not JSON: {error}); save or download it again"
+            f"{str(path)!r} is damaged (not a JSON object: {error}); save or download it again"
         ) from None
-    # What older versions of SAELens saved has no architecture and is a standard SAE.
-    architecture = config.get("architecture", "standard")
     try:
         get_sae_class(architecture)
-    except KeyError:
+    except (KeyError, TypeError):
         raise InputError(
             f"{str(path)!r} names architecture={architecture!r}, which neither SAELens "
             f"{version('sae-lens')} nor sae_lens_poly {version('sae-lens-poly')} knows: upgrade "
@@ -77,7 +85,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_weights(path: Path) -> None:
+def _check_safetensors(path: Path) -> None:
     try:
         with safe_open(path, framework="pt"):
             return

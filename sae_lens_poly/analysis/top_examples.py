@@ -62,12 +62,16 @@ def top_examples(
         special_tokens: Ids at which an activation does not count, such as BOS.
 
     Raises:
-        InputError: If there is no such latent.
+        InputError: If there is no such latent, or ``n`` or ``window`` is negative or 0.
     """
+    for name, value in (("n", n), ("window", window)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be 1 or more")
     for latent in latents:
         if not 0 <= latent < sae.cfg.d_sae:
             raise InputError(f"latents: {latent} must be from 0 to {sae.cfg.d_sae - 1}")
-    wanted, special = list(latents), torch.tensor(list(special_tokens), dtype=torch.long)
+    wanted = list(dict.fromkeys(latents))
+    special = torch.tensor(list(special_tokens), dtype=torch.long)
     # Activation first, a number that decides ties second, so that nothing else is compared.
     best: dict[int, list[tuple[float, int, Example]]] = {latent: [] for latent in wanted}
     n_rows = 0

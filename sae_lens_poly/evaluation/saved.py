@@ -17,6 +17,7 @@ from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
+from sae_lens_poly.evaluation.feature_cache import dictionary_hash
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import save_picture
 from sae_lens_poly.evaluation.settings import EvaluationSettings
@@ -27,6 +28,8 @@ from sae_lens_poly.whole_files import write_json
 
 EVALUATION_FILENAME = "evaluation.json"
 PICTURE_FILENAME = "evaluation.png"
+#: Name of the field of the file that says which weights it is of.
+DICTIONARY_HASH = "dictionary_hash"
 
 
 def load_evaluation_data(
@@ -159,7 +162,8 @@ def evaluate_saved(
     results.mkdir(parents=True, exist_ok=True)
     if isinstance(sae, Crosscoder):
         save_picture(sae, evaluation, results / PICTURE_FILENAME)
-    write_json(results / EVALUATION_FILENAME, evaluation.to_dict())
+    figures = evaluation.to_dict() | {DICTIONARY_HASH: dictionary_hash(folder)}
+    write_json(results / EVALUATION_FILENAME, figures)
     return evaluation
 
 

@@ -1,25 +1,20 @@
 """A dictionary on the hub as a folder in huggingface_hub's cache, checked.
 
 ``SAE.from_pretrained("user/repo", "path")`` needs none of this: SAELens downloads, and
-huggingface_hub checks sizes. What is added here is a revision, a check of the files' hashes, and
-errors that say what is wrong.
+huggingface_hub compares sizes (not hashes). What is added here is a revision, a check of the
+files' hashes, and errors that say what is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from huggingface_hub import (
-    _CACHED_NO_EXIST,
-    HfApi,
-    constants,
-    hf_hub_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -38,6 +33,10 @@ from sae_lens_poly.errors import InputError
 
 class HubError(InputError):
     """Something on the hub, or on the way to it, is not as it must be."""
+
+
+class _NotReachedError(HubError):
+    """A file is not in the cache, and the hub cannot be asked."""
 
 
 #: Errors about a repository as a whole, which have an explanation of their own.
@@ -66,12 +65,13 @@ def fetch_dictionary(
         HubError: If the repository, revision or a file is missing, the download fails, or what
             came is damaged.
     """
+    path = path.strip("/")
     cfg = _fetch_required(repo_id, f"{path}/{SAE_CFG_FILENAME}", revision, force_download)
     commit = cfg.parents[len(PurePosixPath(path).parts)].name
     _fetch_required(repo_id, f"{path}/{SAE_WEIGHTS_FILENAME}", commit, force_download)
-    sparsity = f"{path}/{SPARSITY_FILENAME}"  # not every dictionary has it
-    if try_to_load_from_cache(repo_id, sparsity, revision=commit) is not _CACHED_NO_EXIST:
-        _fetch(repo_id, sparsity, commit, force_download)
+    # Not every dictionary has it. Where the hub cannot be asked, it is not there: as in SAELens.
+    with suppress(_NotReachedError):
+        _fetch(repo_id, f"{path}/{SPARSITY_FILENAME}", commit, force_download)
     try:
         check_dictionary(cfg.parent)
     except InputError as error:
@@ -125,20 +125,19 @@ def _fetch(repo_id: str, file: str, revision: str | None, force_download: bool) 
             hf_hub_download(repo_id, file, revision=revision, force_download=force_download)
         )
     except LocalEntryNotFoundError as error:
-        raise HubError(
+        raise _NotReachedError(
             f"{at} is not in the cache ({constants.HF_HUB_CACHE}) and did not come from "
-            f"{constants.ENDPOINT} ({_first_line(root_of(error))}): check the connection "
+            f"{constants.ENDPOINT} ({_short(root_of(error))}): check the connection "
             "(HF_ENDPOINT, HF_HUB_OFFLINE) and try again"
         ) from error
     except EntryNotFoundError:
         return None
     except Exception as error:  # whatever the HTTP library of the day raises
-        root = root_of(error)
-        if isinstance(root, _OF_REPOSITORY):
-            raise HubError(explain(root, repo_id, revision)) from None
+        if isinstance(root_of(error), _OF_REPOSITORY):
+            raise HubError(explain(error, repo_id, revision)) from None
         raise HubError(
-            f"the download of {at} from {constants.ENDPOINT} failed ({_first_line(root)}): "
-            "nothing of it was kept; try again"
+            f"the download of {at} from {constants.ENDPOINT} failed "
+            f"({explain(error, repo_id, revision)}): nothing of it was kept; try again"
         ) from error
     _check_hash(found, at)
     return found
@@ -152,22 +151,27 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def explain(error: BaseException, repo_id: str, revision: str | None) -> str:
-    """A sentence for what huggingface_hub raises, above all about a repository as a whole."""
-    if isinstance(error, HFValidationError):
-        return f"repo_id={repo_id!r} is not a name of the form user/repo"
-    if isinstance(error, GatedRepoError):
+    """What huggingface_hub or its server says is wrong, and the remedy where it is known."""
+    root = root_of(error)
+    if isinstance(root, HFValidationError):
+        return f"repo_id={repo_id!r} or a path is not a name that the hub allows: {_short(root)}"
+    if isinstance(root, GatedRepoError):
         return (
             f"repo_id={repo_id!r} is gated: ask for access at {constants.ENDPOINT}/{repo_id}, and "
             "log in with 'hf auth login' (or set HF_TOKEN)"
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(root, RepositoryNotFoundError):
         return (
             f"repo_id={repo_id!r} is not at {constants.ENDPOINT}, or is private: check the name, "
             "or log in with 'hf auth login' (or set HF_TOKEN)"
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(root, RevisionNotFoundError):
         return f"{repo_id} has no revision={revision!r}: name one of its branches, tags or commits"
-    return _first_line(error)
+    said = " ".join(dict.fromkeys([_short(error), _short(root)]))
+    response = getattr(root, "response", None)
+    if getattr(response, "status_code", None) in (401, 403):
+        return f"{said}; log in with 'hf auth login' (or set HF_TOKEN)"
+    return said
 
 
 def _what_there_is(repo_id: str, path: str, revision: str | None) -> str:
@@ -179,33 +183,56 @@ def _what_there_is(repo_id: str, path: str, revision: str | None) -> str:
     inside = [file for file in files if file.startswith(f"{path}/")]
     if inside:
         return f"the folder has {', '.join(inside[:10])}"
-    folders = [str(PurePosixPath(file).parent) for file in files if file.endswith(SAE_CFG_FILENAME)]
+    configs = [file for file in map(PurePosixPath, files) if file.name == SAE_CFG_FILENAME]
+    folders = [str(file.parent) for file in configs]
     if not folders:
         return f"no folder of the repository has a {SAE_CFG_FILENAME}"
     return f"folders with a {SAE_CFG_FILENAME}: {', '.join(folders[:10])}"
 
 
 def _check_hash(found: Path, at: str) -> None:
-    """The cache names each file by the hash that the hub has of it."""
-    stored = found.resolve()
-    expected = stored.name
+    """The cache's links name each file by the hash that the hub has of it."""
+    if not found.is_symlink():
+        return
+    # One link only: the file behind it may itself be a link, to a store with other names.
+    expected = found.readlink().name
+    size = found.stat().st_size
     if len(expected) == 64:
         digest = hashlib.sha256()
     elif len(expected) == 40:
-        digest = hashlib.sha1(b"blob %d\0" % stored.stat().st_size)  # as git does
+        digest = hashlib.sha1(b"blob %d\0" % size)  # as git does
     else:
         return
-    with stored.open("rb") as file:
+    with found.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    if digest.hexdigest() != expected:
-        found.unlink()
-        stored.unlink(missing_ok=True)
+    if digest.hexdigest() == expected:
+        return
+    stored = found.resolve()
+    for path in (found, found.parent / found.readlink(), stored):
+        path.unlink(missing_ok=True)
+    raise HubError(
+        f"{at} is damaged (its hash is {digest.hexdigest()}, that of the hub {expected}): it was "
+        "removed from the cache; try again"
+    )
+
+
+def refuse_remote_code(folder: Path) -> None:
+    """Refuse a downloaded dictionary that asks for code of others to be run with its model.
+
+    Raises:
+        HubError: If its metadata say ``trust_remote_code``.
+    """
+    metadata = check_dictionary(folder).get("metadata") or {}
+    if (metadata.get("model_from_pretrained_kwargs") or {}).get("trust_remote_code"):
         raise HubError(
-            f"{at} is damaged (its hash is {digest.hexdigest()}, that of the hub {expected}): it "
-            "was removed from the cache; try again"
+            f"metadata.model_from_pretrained_kwargs of the dictionary has trust_remote_code, which "
+            f"runs code that comes with the model {metadata.get('model_name')!r}: if you trust it, "
+            "load the model yourself and give it to evaluate_saved(folder, model=...)"
         )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _short(error: BaseException) -> str:
+    """What the server says, or else all lines of the message, in one."""
+    text = getattr(error, "server_message", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from sae_lens.constants import RUNNER_CFG_FILENAME
+from sae_lens.constants import RUNNER_CFG_FILENAME, SAE_CFG_FILENAME
 
 from sae_lens_poly.comparison.table import markdown
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.hub.reference import HubReference
 
 _HEAD = """\
@@ -34,45 +35,44 @@ _OF_THE_MACHINE = (
 )
 
 
-def updated_card(
-    old: str | None,
-    reference: HubReference,
-    config: dict[str, Any],
-    evaluation: dict[str, Any] | None,
-    runner_config: dict[str, Any] | None,
-    picture: str | None,
-    license: str | None = None,
-) -> str:
-    """The card of a repository with the section of one dictionary new, and the rest as it was.
+def with_section(card: str, reference: HubReference, section: str, license: str | None) -> str:
+    """A card with the section of one dictionary new, and the rest as it was.
 
     Args:
-        old: The card that is there; None: none is.
+        card: The card of the repository.
         reference: Repository and folder of the dictionary.
-        config: Its ``cfg.json``.
-        evaluation: Its figures, as saved.
-        runner_config: How it was trained, as saved; None: what ``config`` says of it.
-        picture: Name of the picture in the same folder; None: there is none.
-        license: Identifier of a licence for the card's metadata.
+        section: As :func:`dictionary_section` writes it.
+        license: Identifier of a licence for the card's metadata; None: as it is.
+
+    Raises:
+        InputError: If the marks of the section do not pair up.
     """
-    card = ModelCard(_new_card(reference, config, license) if old is None else old)
     if license is not None:
-        card.data["license"] = license
-    section = _section(reference, config, evaluation, runner_config, picture)
-    start, end = _marks(reference.path)
+        parsed = ModelCard(card)
+        parsed.data["license"] = license
+        card = parsed.content
+    start = f"<!-- dictionary {reference.path} -->"
+    end = f"<!-- end of dictionary {reference.path} -->"
     block = f"{start}\n{section}\n{end}"
-    text = card.content
-    own = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-    if own.search(text):
-        return own.sub(lambda _: block, text)
-    return text.rstrip() + f"\n\n{block}\n"
+    found = [card.count(start), card.count(end)]
+    if found == [0, 0]:
+        return card.rstrip() + f"\n\n{block}\n"
+    before, _, rest = card.partition(start)
+    _, closed, after = rest.partition(end)
+    if found != [1, 1] or not closed:
+        raise InputError(
+            f"README.md of {reference.repo_id} has the marks {start!r} and {end!r} {found[0]} and "
+            f"{found[1]} times, and should have each once, in this order: mend it on the hub"
+        )
+    return before + block + after
 
 
-def _new_card(reference: HubReference, config: dict[str, Any], license: str | None) -> str:
+def new_card(reference: HubReference, config: dict[str, Any]) -> str:
+    """A card without sections, for a repository that has none."""
     metadata = config.get("metadata", {})
     model, text = metadata.get("model_name"), metadata.get("dataset_path")
     data = ModelCardData(
         library_name="saelens",
-        license=license,
         tags=["sae_lens_poly", "sparse-autoencoder", "mechanistic-interpretability"],
         base_model=model if _is_repo_id(model) else None,
         datasets=[text] if _is_repo_id(text) else None,
@@ -85,17 +85,22 @@ def _is_repo_id(name: str | None) -> bool:
     return bool(name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists())
 
 
-def _marks(path: str) -> tuple[str, str]:
-    return f"<!-- dictionary {path} -->", f"<!-- end of dictionary {path} -->"
-
-
-def _section(
+def dictionary_section(
     reference: HubReference,
     config: dict[str, Any],
     evaluation: dict[str, Any] | None,
     runner_config: dict[str, Any] | None,
     picture: str | None,
 ) -> str:
+    """What a card says of one dictionary.
+
+    Args:
+        reference: Repository and folder of the dictionary.
+        config: Its ``cfg.json``.
+        evaluation: Its figures, as saved; None: without them.
+        runner_config: How it was trained, as saved; None: what ``config`` says of it.
+        picture: Name of the picture in the same folder; None: there is none.
+    """
     metadata = config.get("metadata", {})
     blocks = [
         f"## {reference.path}",
@@ -111,7 +116,7 @@ def _section(
         blocks.append(f"![figures of this dictionary]({reference.path}/{picture})")
     if evaluation is not None:
         blocks += [_per_hook(evaluation), markdown({"dictionary": {"": evaluation}})]
-    blocks.append(_details("Training config", _training_config(config, runner_config)))
+    blocks.append(_training(config, runner_config))
     return "\n\n".join(block.strip() for block in blocks)
 
 
@@ -142,20 +147,18 @@ def _per_hook(evaluation: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _training_config(
-    config: dict[str, Any], runner_config: dict[str, Any] | None
-) -> dict[str, Any]:
+def _training(config: dict[str, Any], runner_config: dict[str, Any] | None) -> str:
+    """The training config, folded away."""
     if runner_config is None:
+        title = f"Training config, as {SAE_CFG_FILENAME} has it"
         metadata = config.get("metadata", {})
-        return {name: value for name, value in metadata.items() if name.startswith("training_")}
-    kept = {name: v for name, v in runner_config.items() if name not in _OF_THE_MACHINE}
-    # The dictionary's own metadata repeat it.
-    kept["sae"] = {name: v for name, v in runner_config["sae"].items() if name != "metadata"}
-    return kept
-
-
-def _details(title: str, content: dict[str, Any]) -> str:
+        shown = {name: v for name, v in metadata.items() if name.startswith("training_")}
+    else:
+        title = f"Training config ({RUNNER_CFG_FILENAME} has all of it)"
+        shown = {name: v for name, v in runner_config.items() if name not in _OF_THE_MACHINE}
+        # The dictionary's own metadata repeat it.
+        shown["sae"] = {name: v for name, v in runner_config["sae"].items() if name != "metadata"}
     return (
-        f"<details><summary>{title} ({RUNNER_CFG_FILENAME} has all of it)</summary>\n\n"
-        f"```json\n{json.dumps(content, indent=1)}\n```\n\n</details>"
+        f"<details><summary>{title}</summary>\n\n"
+        f"```json\n{json.dumps(shown, indent=1)}\n```\n\n</details>"
     )

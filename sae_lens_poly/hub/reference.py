@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-_REFERENCE = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+):(?P<path>[^:]+)")
+from sae_lens_poly.errors import InputError
+
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What needs no quoting in links, shells and Markdown.
+_PATH = re.compile(r"[\w.=+-]+(/[\w.=+-]+)*")
 
 
 class HubReference(NamedTuple):
@@ -18,10 +22,27 @@ class HubReference(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> HubReference | None:
         """None where the text names no such thing: then it is a local folder."""
-        match = _REFERENCE.fullmatch(text)
-        if match is None or Path(text).exists():
+        repo_id, colon, path = text.partition(":")
+        if not colon or Path(text).exists() or not _REPO_ID.fullmatch(repo_id):
             return None
-        return cls(match["repo_id"], match["path"].strip("/"))
+        return cls.of(repo_id, path)
+
+    @classmethod
+    def of(cls, repo_id: str, path: str) -> HubReference:
+        """The same from its parts.
+
+        Raises:
+            InputError: If they cannot name a folder in a repository.
+        """
+        if not _REPO_ID.fullmatch(repo_id):
+            raise InputError(f"repo_id={repo_id!r} is not a name of the form user/repo")
+        plain = path.rstrip("/")
+        if not _PATH.fullmatch(plain) or {".", ".."} & set(plain.split("/")):
+            raise InputError(
+                f"path={path!r} must name a folder in the repository, as in 'layers/all': letters, "
+                "digits and . _ - = + between slashes"
+            )
+        return cls(repo_id, plain)
 
     def __str__(self) -> str:
         return f"{self.repo_id}:{self.path}"

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    hf_hub_download,
+)
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from sae_lens.constants import (
     RUNNER_CFG_FILENAME,
@@ -17,12 +23,21 @@ from sae_lens.constants import (
 
 from sae_lens_poly.dictionary_folder import check_dictionary
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.saved import EVALUATION_FILENAME, PICTURE_FILENAME
-from sae_lens_poly.hub.download import HubError, explain, root_of
-from sae_lens_poly.hub.model_card import updated_card
+from sae_lens_poly.evaluation.feature_cache import dictionary_hash
+from sae_lens_poly.evaluation.saved import (
+    DICTIONARY_HASH,
+    EVALUATION_FILENAME,
+    PICTURE_FILENAME,
+)
+from sae_lens_poly.hub.download import HubError, explain
+from sae_lens_poly.hub.model_card import dictionary_section, new_card, with_section
 from sae_lens_poly.hub.reference import HubReference
 
 _CARD = "README.md"
+_FILES = (
+    *(SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME, RUNNER_CFG_FILENAME),
+    PICTURE_FILENAME,
+)
 
 
 def upload_dictionary(
@@ -36,16 +51,17 @@ def upload_dictionary(
 ) -> str:
     """Upload a dictionary: weights, config, what SAELens saves beside them, and the model card.
 
-    Everything is one commit: what fails leaves the repository as it was. The card has a section
-    for each dictionary with the import line, the evaluation, the picture and the training config;
-    that of this one is replaced, the rest is left alone.
+    Everything is one commit on top of what the repository held when it was read: what fails leaves
+    its files as they were. The card has a section for each dictionary with the import line, the
+    evaluation, the picture and the training config; that of this one is replaced, the rest is left
+    alone, and so is a card that somebody else wrote.
 
     Args:
         folder: As a training run saved it (its ``output_path``).
         repo_id: ``"user/repo"``; made if it does not exist.
         path: Folder within the repository, the second argument of ``SAE.from_pretrained``.
         revision: Branch to commit to, made if it does not exist; None: main.
-        private: Whether a repository that is made is private; None: as the account has it.
+        private: Whether the repository is private; None: as it is, or as the account has it.
         license: Identifier of a licence for the card's metadata, such as ``"mit"``.
         evaluated: Whether the folder must have figures for the card.
 
@@ -53,56 +69,59 @@ def upload_dictionary(
         The URL of the commit.
 
     Raises:
-        InputError: If the folder holds no inference dictionary, or no figures.
-        HubError: If the hub refuses or fails.
+        InputError: If the folder holds no inference dictionary, or no figures of it.
+        HubError: If the hub refuses or fails, or ``private`` is not what the repository is.
     """
-    folder, path = Path(folder), path.strip("/")
-    if not path:
-        raise InputError("path='' must name a folder: SAE.from_pretrained asks for one")
+    folder, reference = Path(folder), HubReference.of(repo_id, path)
     config = check_dictionary(folder)
     _check_inference(config, folder)
-    evaluation = _json(folder / EVALUATION_FILENAME)
-    if evaluation is None and evaluated:
-        raise InputError(
-            f"{str(folder)!r} has no {EVALUATION_FILENAME} for the model card: make it with "
-            f"'python -m sae_lens_poly evaluate {folder}', or upload without "
-            "(evaluated=False, --not_evaluated)"
-        )
-    names = [SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME, RUNNER_CFG_FILENAME]
-    picture = PICTURE_FILENAME if (folder / PICTURE_FILENAME).is_file() else None
-    files = {
-        f"{path}/{name}": str(folder / name)
-        for name in [*names, PICTURE_FILENAME]
-        if (folder / name).is_file()
-    }
-    reference = HubReference(repo_id, path)
+    evaluation = _evaluation(folder, evaluated)
+    files = [name for name in _FILES if (folder / name).is_file()]
+    section = dictionary_section(
+        reference,
+        config,
+        evaluation,
+        _json(folder / RUNNER_CFG_FILENAME),
+        PICTURE_FILENAME if PICTURE_FILENAME in files else None,
+    )
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        card = updated_card(
-            _card_there(repo_id, revision),
-            reference,
-            config,
-            evaluation,
-            _json(folder / RUNNER_CFG_FILENAME),
-            picture,
-            license,
-        )
-        additions = [
-            CommitOperationAdd(_CARD, card.encode()),
-            *(CommitOperationAdd(at, file) for at, file in files.items()),
+        there = api.model_info(repo_id, revision=revision)
+        if private is not None and there.private != private:
+            raise HubError(
+                f"private={private}, and {repo_id} exists and is "
+                f"{'private' if there.private else 'public'}: change its settings at "
+                f"{constants.ENDPOINT}/{repo_id}, or leave private out"
+            )
+        held = {file.rfilename for file in there.siblings or []}
+        card = _card_at(repo_id, there.sha) or new_card(reference, config)
+        additions = [f"{reference.path}/{name}" for name in files]
+        stale = {f"{reference.path}/{name}" for name in _FILES} & held - set(additions)
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(_CARD, with_section(card, reference, section, license).encode()),
+            *(
+                CommitOperationAdd(at, str(folder / name))
+                for at, name in zip(additions, files, strict=True)
+            ),
+            *(CommitOperationDelete(at) for at in sorted(stale)),
         ]
         return api.create_commit(
-            repo_id, additions, commit_message=f"Upload {path}", revision=revision
+            repo_id,
+            operations,
+            commit_message=f"Upload {reference.path}",
+            revision=revision,
+            parent_commit=there.sha,
         ).commit_url
+    except InputError:
+        raise
     except Exception as error:  # whatever the HTTP library of the day raises
-        reason = explain(root_of(error), repo_id, revision)
         raise HubError(
-            f"the upload to {reference} at {constants.ENDPOINT} failed ({reason}): it is one "
-            "commit, so all of it is there or nothing; log in with 'hf auth login' (or set "
-            "HF_TOKEN) if that is what is missing, and try again"
+            f"the upload to {reference} at {constants.ENDPOINT} failed "
+            f"({explain(error, repo_id, revision)}): it is one commit, so all of its files are "
+            "there or none; try again"
         ) from error
 
 
@@ -114,15 +133,40 @@ def _check_inference(config: dict[str, Any], folder: Path) -> None:
         )
 
 
+def _evaluation(folder: Path, evaluated: bool) -> dict[str, Any] | None:
+    """The figures of these weights."""
+    remedy = (
+        f"make it with 'python -m sae_lens_poly evaluate {folder}', or upload without figures "
+        "(evaluated=False, --not_evaluated)"
+    )
+    if not evaluated:
+        return None
+    evaluation = _json(folder / EVALUATION_FILENAME)
+    if evaluation is None:
+        raise InputError(f"{str(folder)!r} has no {EVALUATION_FILENAME} for the card: {remedy}")
+    if evaluation.get(DICTIONARY_HASH) != dictionary_hash(folder):
+        raise InputError(
+            f"the {EVALUATION_FILENAME} in {str(folder)!r} is of other weights or an older "
+            f"version: {remedy}"
+        )
+    return evaluation
+
+
 def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _card_there(repo_id: str, revision: str | None) -> str | None:
-    """The card that the repository has; always the newest, not the one in the cache."""
+    if not path.is_file():
+        return None
     try:
-        return Path(hf_hub_download(repo_id, _CARD, revision=revision)).read_text()
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is damaged (not JSON: {error}); make it again") from None
+
+
+def _card_at(repo_id: str, commit: str | None) -> str | None:
+    """The card that a commit has."""
+    try:
+        path = Path(hf_hub_download(repo_id, _CARD, revision=commit))
     except LocalEntryNotFoundError:  # not reached; it may have one
         raise
     except EntryNotFoundError:
         return None
+    return path.read_text(encoding="utf-8-sig")

@@ -42,12 +42,13 @@ class Repository:
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, branch: str, files: Files) -> str:
-        """Put files on top of a branch."""
+    def commit(self, branch: str, files: dict[str, File | None]) -> str:
+        """Put files on top of a branch; None takes one away."""
         before = self.commits.get(self.branches.get(branch, ""), {})
         number = f"{branch} {len(self.commits)} {sorted(files)}".encode()
         sha = hashlib.sha1(number).hexdigest()
-        self.commits[sha] = {**before, **files}
+        after = {**before, **files}
+        self.commits[sha] = {name: file for name, file in after.items() if file is not None}
         self.branches[branch] = sha
         return sha
 
@@ -131,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "repos"]:
             return self._create(json.loads(body))
         if parts[:2] == ["api", "validate-yaml"]:
-            return self._json({"errors": [], "warnings": []})
+            wrong = "license: MIT" in json.loads(body)["content"]
+            errors = [{"message": '"license" must be one of mit, ...'}] if wrong else []
+            return self._json({"errors": errors, "warnings": []}, 400 if wrong else 200)
         if parts[0] == "objects":
             return self._store(parts[1], body) if body else self._object(parts[1])
         in_repository = parts[2:] if parts[0] == "api" else parts
@@ -185,7 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
         siblings = [{"rfilename": name} for name in files]
-        return self._json({"id": repo_id, "sha": sha, "siblings": siblings})
+        return self._json(
+            {"id": repo_id, "sha": sha, "siblings": siblings, "private": repository.private}
+        )
 
     def _create(self, what: dict[str, object]) -> None:
         repo_id = f"{what['organization'] or 'user'}/{what['name']}"
@@ -208,14 +213,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(200)
 
     def _commit(self, repository: Repository, branch: str, body: bytes, url: str) -> None:
-        files: Files = {}
+        files: dict[str, File | None] = {}
         for line in body.splitlines():
             operation = json.loads(line)
             value = operation["value"]
-            if operation["key"] == "file":
+            if operation["key"] == "header":
+                latest = repository.branches[branch]
+                if value.get("parentCommit", latest) != latest:
+                    return self._json({"error": "A commit has happened since."}, 412)
+            elif operation["key"] == "file":
                 files[value["path"]] = File(base64.b64decode(value["content"]), False)
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = File(self.hub.objects[value["oid"]], True)
+            else:
+                files[value["path"]] = None
         sha = repository.commit(branch, files)
         self._json({"commitUrl": f"{url}/commit/{sha}", "commitOid": sha})
 

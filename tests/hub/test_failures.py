@@ -4,9 +4,11 @@ import json
 import pickle
 
 import pytest
+from huggingface_hub import snapshot_download
 from sae_lens import SAE
 
-from sae_lens_poly.hub import HubError, HubLoader, fetch_dictionary, upload_dictionary
+from sae_lens_poly.cli import main
+from sae_lens_poly.hub import HubError, HubLoader, fetch_dictionary, upload, upload_dictionary
 from tests.hub.dictionaries import assert_same, saved
 from tests.hub.server import File
 
@@ -109,6 +111,32 @@ def test_a_file_that_was_damaged_in_the_cache(hub, expected, cache):
     assert_same(load(), expected)
 
 
+def test_a_cache_whose_blobs_are_links(hub, expected, cache):
+    """As huggingface_hub keeps what comes by its newer protocol: by other names, in a store."""
+    path = fetch_dictionary("user/repo", "x") / WEIGHTS
+    blob = path.parent / path.readlink()
+    store = blob.parent / "store" / ("a" * 64)
+    store.parent.mkdir()
+    blob.rename(store)
+    blob.symlink_to(store)
+    assert_same(load(), expected)
+    content = store.read_bytes()
+    store.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(HubError, match="is damaged"):
+        load()
+    assert not store.exists()
+    assert_same(load(), expected)
+
+
+def test_a_whole_cache_is_enough_without_a_connection(hub, expected, monkeypatch):
+    snapshot_download("user/repo")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert_same(load(), expected)
+    assert_same(load(stock=True), expected)
+    with pytest.raises(HubError, match=r"not in the cache.*HF_HUB_OFFLINE"):
+        fetch_dictionary("user/repo", "y")
+
+
 def test_no_connection(hub, expected, cache):
     hub.failing = "/"
     with pytest.raises(HubError, match=r"not in the cache .*500.* try again"):
@@ -119,14 +147,11 @@ def test_no_connection(hub, expected, cache):
 
 def put(hub, **files):
     """Change files of the dictionary; None takes one away."""
-    repository = hub.repositories["user/repo"]
-    sha = repository.commit("main", {})
+    changed = {}
     for name, content in files.items():
         path = f"x/{name.replace('__', '.')}"
-        if content is None:
-            del repository.commits[sha][path]
-        else:
-            repository.commits[sha][path] = File(content, not path.endswith(".json"))
+        changed[path] = None if content is None else File(content, not path.endswith(".json"))
+    hub.repositories["user/repo"].commit("main", changed)
 
 
 def test_missing_files(hub, expected):
@@ -144,7 +169,7 @@ def test_missing_files(hub, expected):
         fetch_dictionary("user/other", "x")
     with pytest.raises(HubError, match="no revision='v9'"):
         fetch_dictionary("user/repo", "x", "v9")
-    with pytest.raises(HubError, match="not a name of the form user/repo"):
+    with pytest.raises(HubError, match=r"repo_id='user/repo/x' .* not a name"):
         fetch_dictionary("user/repo/x", "x")
 
 
@@ -154,10 +179,25 @@ def test_an_unknown_architecture(hub, expected):
     with pytest.raises(HubError, match=r"user/repo:x: .*architecture='octic'.*upgrade"):
         load()
     put(hub, cfg__json=b"{")
-    with pytest.raises(HubError, match=r"user/repo:x: .*not JSON"):
+    with pytest.raises(HubError, match=r"user/repo:x: .*not a JSON object"):
         load()
     put(hub, cfg__json=good)
     assert_same(load(), expected)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"null", b'{"architecture": ["x"]}'])
+def test_a_config_that_is_none(hub, expected, content):
+    put(hub, cfg__json=content)
+    with pytest.raises(HubError, match=r"user/repo:x: .*cfg.json"):
+        load()
+
+
+def test_code_that_comes_with_a_model_is_not_run(hub, expected, capsys):
+    config = json.loads(hub.files("user/repo")["x/cfg.json"].content)
+    config["metadata"]["model_from_pretrained_kwargs"] = {"trust_remote_code": True}
+    put(hub, cfg__json=json.dumps(config).encode())
+    assert main(["evaluate", "user/repo:x"]) == 2
+    assert "trust_remote_code" in capsys.readouterr().err
 
 
 class Malice:
@@ -188,9 +228,36 @@ def test_a_pickle_instead_of_safetensors(hub, expected, stock):
 def test_an_upload_that_fails_half_way(hub, tmp_path, part):
     expected = saved(tmp_path / "saved")
     hub.failing = "/api/repos/create" if part == "create" else part
-    with pytest.raises(HubError, match=r"upload to user/repo:x .*500.* or nothing.* try again"):
+    with pytest.raises(HubError, match=r"upload to user/repo:x .*500.* or none; try again"):
         upload_dictionary(tmp_path / "saved", "user/repo", "x", evaluated=False)
     assert "user/repo" not in hub.repositories or hub.files("user/repo") == {}
     hub.failing = None
     upload_dictionary(tmp_path / "saved", "user/repo", "x", evaluated=False)
     assert_same(load(), expected)
+
+
+def test_an_upload_while_somebody_else_commits(hub, tmp_path, monkeypatch):
+    saved(tmp_path / "saved")
+    upload_dictionary(tmp_path / "saved", "user/repo", "x", evaluated=False)
+    card = upload._card_at
+
+    def meanwhile(repo_id, commit):
+        hub.repositories["user/repo"].commit("main", {"theirs.txt": File(b"new", False)})
+        return card(repo_id, commit)
+
+    monkeypatch.setattr(upload, "_card_at", meanwhile)
+    with pytest.raises(HubError, match=r"412|has happened since"):
+        upload_dictionary(tmp_path / "saved", "user/repo", "y", evaluated=False)
+    assert "theirs.txt" in hub.files("user/repo")
+    assert not [name for name in hub.files("user/repo") if name.startswith("y/")]
+
+
+def test_what_the_hub_refuses(hub, tmp_path):
+    saved(tmp_path / "saved")
+    with pytest.raises(HubError, match=r'"license" must be one of mit'):
+        upload_dictionary(tmp_path / "saved", "user/repo", "x", license="MIT", evaluated=False)
+    upload_dictionary(tmp_path / "saved", "user/repo", "x", evaluated=False)
+    before = dict(hub.files("user/repo"))
+    with pytest.raises(HubError, match="private=True, and user/repo exists and is public"):
+        upload_dictionary(tmp_path / "saved", "user/repo", "y", private=True, evaluated=False)
+    assert hub.files("user/repo") == before

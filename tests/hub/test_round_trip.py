@@ -95,6 +95,35 @@ def test_an_upload_is_one_commit_that_keeps_the_rest(hub, tmp_path):
     assert text.count("## a\n") == text.count("## some/b\n") == 1
 
 
+def test_nothing_of_an_earlier_upload_stays(hub, tmp_path):
+    saved(tmp_path / "a")
+    save_file({"sparsity": torch.zeros(3)}, tmp_path / "a" / "sparsity.safetensors")
+    upload_dictionary(tmp_path / "a", "user/repo", "a", evaluated=False)
+    assert "a/sparsity.safetensors" in hub.files("user/repo")
+    (tmp_path / "a" / "sparsity.safetensors").unlink()
+    upload_dictionary(tmp_path / "a", "user/repo", "a", evaluated=False)
+    assert "a/sparsity.safetensors" not in hub.files("user/repo")
+    *_, sparsity = SAE.from_pretrained_with_cfg_and_sparsity("user/repo", "a")
+    assert sparsity is None
+
+
+def test_a_card_that_was_there(hub, tmp_path):
+    """Nothing of it changes; what cannot be told apart is refused."""
+    saved(tmp_path / "a")
+    upload_dictionary(tmp_path / "a", "user/repo", "a", evaluated=False)
+    repository = hub.repositories["user/repo"]
+    own = "---\nlanguage: [en]  # a note\n---\n# Ours, with ümlaut\n"
+    for card in (own, "# No header\n"):
+        repository.commit("main", {"README.md": File(card.encode(), False)})
+        upload_dictionary(tmp_path / "a", "user/repo", "a", evaluated=False)
+        text = hub.files("user/repo")["README.md"].content.decode()
+        assert text.startswith(card + "\n<!-- dictionary a -->\n")
+    broken = text.replace("<!-- end of dictionary a -->", "")
+    repository.commit("main", {"README.md": File(broken.encode(), False)})
+    with pytest.raises(InputError, match="1 and 0 times"):
+        upload_dictionary(tmp_path / "a", "user/repo", "a", evaluated=False)
+
+
 def test_a_private_repository(hub, tmp_path, monkeypatch):
     saved(tmp_path / "a")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -113,12 +142,19 @@ def test_what_cannot_be_uploaded(hub, tmp_path):
     saved(tmp_path / "a")
     with pytest.raises(InputError, match=r"no evaluation.json.*evaluate"):
         upload_dictionary(tmp_path / "a", "user/repo", "a")
+    (tmp_path / "a" / "evaluation.json").write_text('{"dictionary_hash": "of others"}')
+    with pytest.raises(InputError, match=r"of other weights.*evaluate"):
+        upload_dictionary(tmp_path / "a", "user/repo", "a")
+    (tmp_path / "a" / "evaluation.json").write_text("{")
+    with pytest.raises(InputError, match=r"evaluation.json' is damaged"):
+        upload_dictionary(tmp_path / "a", "user/repo", "a")
     with pytest.raises(InputError, match=r"no cfg.json"):
         upload_dictionary(tmp_path / "none", "user/repo", "a")
     with pytest.raises(InputError, match="repo_id='user repo'"):
         upload_dictionary(tmp_path / "a", "user repo", "a", evaluated=False)
-    with pytest.raises(InputError, match="path=''"):
-        upload_dictionary(tmp_path / "a", "user/repo", "/", evaluated=False)
+    for path in ("", "/", "..", "a/../b", "a b", "a)", "/a"):
+        with pytest.raises(InputError, match=r"path=.* must name a folder"):
+            upload_dictionary(tmp_path / "a", "user/repo", path, evaluated=False)
     assert hub.repositories == {}
 
 
