@@ -144,7 +144,7 @@ def test_a_tokenizer_without_offsets_is_refused(model):
         is_fast = False
 
     class OtherModel:
-        tokenizer, cfg = Slow(), model.cfg
+        tokenizer, n_ctx = Slow(), model.n_ctx
 
     with pytest.raises(InputError, match="fast tokenizer"):
         token_tasks(OtherModel())

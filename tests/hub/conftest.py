@@ -20,6 +20,12 @@ def hub(started, tmp_path, monkeypatch):
     return started
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """Between what huggingface_hub tries again."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def cache(hub, tmp_path):
     """Files that the cache holds, whole or not."""

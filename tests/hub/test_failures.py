@@ -15,12 +15,6 @@ from tests.hub.server import File
 WEIGHTS = "sae_weights.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    """Between what huggingface_hub tries again."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-
 @pytest.fixture
 def expected(hub, tmp_path):
     sae = saved(tmp_path / "saved")
