@@ -63,7 +63,7 @@ def upload_dictionary(
         revision: Branch to commit to, made if it does not exist; None: main.
         private: Whether the repository is private; None: as it is, or as the account has it.
         license: Identifier of a licence for the card's metadata, such as ``"mit"``.
-        evaluated: Whether the folder must have figures for the card.
+        evaluated: Whether the folder must have figures for the card; False: it gets none.
 
     Returns:
         The URL of the commit.
@@ -77,6 +77,8 @@ def upload_dictionary(
     _check_inference(config, folder)
     evaluation = _evaluation(folder, evaluated)
     files = [name for name in _FILES if (folder / name).is_file()]
+    if evaluation is None and PICTURE_FILENAME in files:  # figures, too, and maybe of other weights
+        files.remove(PICTURE_FILENAME)
     section = dictionary_section(
         reference,
         config,

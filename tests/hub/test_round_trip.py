@@ -67,7 +67,8 @@ def test_revisions_and_the_cache(hub, tmp_path):
 def test_an_upload_is_one_commit_that_keeps_the_rest(hub, tmp_path):
     saved(tmp_path / "a")
     saved(tmp_path / "b", "poly_topk")
-    (tmp_path / "a" / "notes.txt").write_text("not for the hub")
+    for name in ("notes.txt", "evaluation.png"):  # not for the hub; of weights that are not known
+        (tmp_path / "a" / name).write_text("x")
     upload_dictionary(tmp_path / "a", "user/repo", "a", license="mit", evaluated=False)
     repository = hub.repositories["user/repo"]
     assert len(repository.commits) == 2  # the first is made with the repository
