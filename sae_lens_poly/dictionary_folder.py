@@ -13,7 +13,7 @@ from sae_lens.registry import get_sae_class
 from sae_lens.saes.sae import SAE
 from safetensors import SafetensorError, safe_open
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import InputError, first_line
 
 # How files begin that torch.save and pickle write.
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -30,12 +30,9 @@ def check_dictionary(folder: str | Path) -> dict[str, Any]:
             unknown.
     """
     folder = Path(folder)
-    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{str(folder)!r} has no {name}: give the folder that a training run saved its "
-                "dictionary to (its output_path)"
-            )
+    require_files(
+        folder, "give the folder that a training run saved its dictionary to (its output_path)"
+    )
     config = _config(folder / SAE_CFG_FILENAME)
     for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
         if (folder / name).is_file():
@@ -53,16 +50,27 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
     try:
         torch.empty(0, device=device)
     except Exception as error:
-        first = str(error).splitlines()[0][:200]
-        raise InputError(f"device={device!r} cannot be used here ({first})") from None
+        raise InputError(
+            f"device={device!r} cannot be used here ({first_line(error)[:200]})"
+        ) from None
     try:
         return SAE.load_from_disk(folder, device=device)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the dictionary in {str(folder)!r} cannot be loaded ({first[:200]}): its files are "
-            "damaged or do not belong together; save or download it again"
+            f"the dictionary in {str(folder)!r} cannot be loaded ({first_line(error)[:200]}): its "
+            "files are damaged or do not belong together; save or download it again"
         ) from error
+
+
+def require_files(folder: str | Path, remedy: str) -> None:
+    """Refuse a folder without the two files that every dictionary has.
+
+    Raises:
+        InputError: If one is missing; ``remedy`` says which folder to give.
+    """
+    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{str(folder)!r} has no {name}: {remedy}")
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -98,6 +106,5 @@ def _check_safetensors(path: Path) -> None:
                 "is refused; get the weights in safetensors"
             ) from None
         raise InputError(
-            f"{str(path)!r} is damaged ({str(error).splitlines()[0][:200]}); save or download it "
-            "again"
+            f"{str(path)!r} is damaged ({first_line(error)[:200]}); save or download it again"
         ) from None

@@ -1,4 +1,4 @@
-"""The one exception that this package raises for input that a user can mend."""
+"""The one exception that this package raises for input that a user can mend, and what it quotes."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What another exception says, for the message of this one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -80,19 +80,17 @@ def top_examples(
         z[torch.isin(tokens.cpu(), special)] = 0.0
         peaks = z.max(dim=1)
         for k, latent in enumerate(wanted):
-            floor = min((value for value, *_ in best[latent]), default=0.0)
-            found = best[latent]
-            for row, (value, at) in enumerate(
-                zip(peaks.values[:, k].tolist(), peaks.indices[:, k].tolist(), strict=True)
-            ):
-                if value > 0 and (value > floor or len(found) < n):
-                    shown = slice(max(0, at - window), at + window + 1)
-                    example = Example(
-                        model.tokenizer.batch_decode(tokens[row, shown, None].tolist()),
-                        z[row, shown, k].tolist(),
-                        at - shown.start,
-                    )
-                    found.append((value, -(n_rows + row), example))
-            best[latent] = nlargest(n, found, key=lambda entry: entry[:2])
+            for row in peaks.values[:, k].argsort(descending=True, stable=True)[:n].tolist():
+                value, at = peaks.values[row, k].item(), int(peaks.indices[row, k])
+                if value <= 0:
+                    break
+                shown = slice(max(0, at - window), at + window + 1)
+                example = Example(
+                    model.tokenizer.batch_decode(tokens[row, shown, None].tolist()),
+                    z[row, shown, k].tolist(),
+                    at - shown.start,
+                )
+                best[latent].append((value, -(n_rows + row), example))
+            best[latent] = nlargest(n, best[latent], key=lambda entry: entry[:2])
         n_rows += len(tokens)
     return {latent: [example for *_, example in found] for latent, found in best.items()}

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from scipy import sparse
 
+from sae_lens_poly.dictionary_folder import require_files
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.whole_files import digest_file
 
 #: What is in a key: numbers, texts, lists and mappings of them.
 Key = Mapping[str, Any]
@@ -56,16 +59,10 @@ def dictionary_hash(folder: str | Path) -> str:
         InputError: If the folder has no weights.
     """
     # The weights that SAELens saves for a dictionary; sparsity.safetensors is not part of it.
-    paths = [Path(folder) / name for name in ("cfg.json", "sae_weights.safetensors")]
+    require_files(folder, "give the folder of a saved dictionary")
     digest = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            raise InputError(
-                f"{str(folder)!r} has no {path.name}: give the folder of a saved dictionary"
-            )
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+        digest_file(digest, Path(folder) / name)
     return digest.hexdigest()
 
 

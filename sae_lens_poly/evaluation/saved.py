@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.saes.sae import SAE
 from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.dictionary_folder import load_dictionary
+from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
@@ -182,13 +183,13 @@ def settings_for(
     Raises:
         InputError: If the folder holds no dictionary, or there is no setting of a name.
     """
-    metadata = load_dictionary(folder).cfg.metadata
+    metadata = handle_config_defaulting(check_dictionary(folder)).get("metadata") or {}
     path = Path(output or folder) / EVALUATION_FILENAME
     if path.is_file():
         with contextlib.suppress(json.JSONDecodeError, KeyError):  # of an older version
             saved = json.loads(path.read_text())["settings"]
             fields = {k: v for k, v in saved.items() if k != "probing" or v} | fields
-    return EvaluationSettings.for_model(metadata.model_name or "", **fields)
+    return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
 def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:

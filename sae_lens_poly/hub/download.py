@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 
 from sae_lens_poly.dictionary_folder import check_dictionary
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.whole_files import digest_file
 
 
 class HubError(InputError):
@@ -203,9 +204,7 @@ def _check_hash(found: Path, at: str) -> None:
         digest = hashlib.sha1(b"blob %d\0" % size)  # as git does
     else:
         return
-    with found.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    digest_file(digest, found)
     if digest.hexdigest() == expected:
         return
     stored = found.resolve()

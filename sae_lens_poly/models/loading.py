@@ -9,7 +9,7 @@ from sae_lens.load_model import load_model
 from transformer_lens.hook_points import HookedRootModule
 
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME, load_embedded_model
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels, distinct_names
@@ -68,10 +68,9 @@ def load_stacked_model(
                 f"hook_name={hook_name!r}: {error}; Hugging Face models name them like "
                 "'model.layers.{11..18}'"
             ) from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"model_name={model_name!r} cannot be loaded as {model_class_name or 'a model'} "
-            f"({lines[0]}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens knows, a hub "
+            f"({first_line(error)}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens knows, a hub "
             "repository that can be reached, or a local folder with a config.json"
         ) from error
     return StackedHooks(model, hook_name)

@@ -8,7 +8,7 @@ from typing import Literal
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from sae_lens_poly.embedded.corpus import stdlib_dataset
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import InputError, first_line
 
 #: What to write for ``dataset_path`` to get the source of the Python standard library.
 EMBEDDED_DATASET_NAME = "stdlib"
@@ -78,9 +78,8 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
             return load_from_disk(str(path))
         return load_dataset(dataset_path, split="train", streaming=streaming)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"dataset_path={dataset_path!r} cannot be loaded ({lines[0]}): give "
+            f"dataset_path={dataset_path!r} cannot be loaded ({first_line(error)}): give "
             f"{EMBEDDED_DATASET_NAME!r}, a .jsonl, .csv, .parquet or .txt file, a folder written "
             "by datasets.save_to_disk, or a hub data set that can be reached"
         ) from error

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sae_lens import TrainingSAE
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.dictionary_folder import require_files
+from sae_lens_poly.errors import InputError, first_line
 
 
 def export_checkpoint(
@@ -26,16 +27,14 @@ def export_checkpoint(
     Raises:
         InputError: If the folder holds no training dictionary.
     """
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (Path(checkpoint) / name).is_file():
-            raise InputError(f"{str(checkpoint)!r} has no {name}: give the folder of a checkpoint")
+    require_files(checkpoint, "give the folder of a checkpoint")
     try:
         sae = TrainingSAE.load_from_disk(checkpoint, device=device)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{str(checkpoint)!r} cannot be loaded as a dictionary in training ({first[:200]}): "
-            "give a folder that a run wrote under its checkpoint_path, not its output_path"
+            f"{str(checkpoint)!r} cannot be loaded as a dictionary in training "
+            f"({first_line(error)[:200]}): give a folder that a run wrote under its "
+            "checkpoint_path, not its output_path"
         ) from error
     if dense is not None:
         if not hasattr(sae.cfg, "export_dense"):

@@ -3,31 +3,21 @@
 import json
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sae_lens_poly import InputError
 from sae_lens_poly.cli import main
 from sae_lens_poly.evaluation.pooled_features import check_context_size
 from sae_lens_poly.evaluation.saved import evaluate_saved, settings_for
 from sae_lens_poly.models.loading import load_stacked_model
+from tests.models.tiny_llama import tiny_llama
 from tests.test_cli import SMALL
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, embedded_model):
-    """A llama of two layers without training, and a crosscoder of it."""
+    """A llama without training, and a crosscoder of three of its layers."""
     folder = tmp_path_factory.mktemp("llama")
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tiny_llama().save_pretrained(folder / "model")
     embedded_model.tokenizer.save_pretrained(folder / "model")
     flags = ["--model_name", str(folder / "model"), "--hook_name", "model.layers.{0..2}"]
     flags += ["--dataset_path", "stdlib", "--output_path", str(folder / "output")]

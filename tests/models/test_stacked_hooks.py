@@ -3,9 +3,9 @@
 import pytest
 import torch
 from sae_lens.load_model import HookedProxyLM
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sae_lens_poly import InputError, StackedHooks, load_stacked_model
+from tests.models.tiny_llama import tiny_llama
 
 PATTERN = "blocks.{1,3,4}.hook_resid_post"
 TOKENS = torch.randint(1, 4096, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -59,15 +59,7 @@ def test_everything_else_is_the_models(stack, embedded_model):
 
 
 def test_hugging_face_models(embedded_model):
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-    )
-    torch.manual_seed(0)
-    llama = LlamaForCausalLM(config).eval()
+    llama = tiny_llama()
     names = ["model.layers.1", "model.layers.2"]
     proxy = HookedProxyLM(llama, embedded_model.tokenizer, hook_names=names)
     stack = StackedHooks(proxy, "model.layers.{1..2}")
