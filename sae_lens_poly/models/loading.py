@@ -70,8 +70,8 @@ def load_stacked_model(
             ) from error
         raise InputError(
             f"model_name={model_name!r} cannot be loaded as {model_class_name or 'a model'} "
-            f"({first_line(error)}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens knows, a hub "
-            "repository that can be reached, or a local folder with a config.json"
+            f"({first_line(error)}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens "
+            "knows, a hub repository that can be reached, or a local folder with a config.json"
         ) from error
     return StackedHooks(model, hook_name)
 
