@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from sae_lens_poly.architectures.crosscoder_config import StackConfig
-from sae_lens_poly.architectures.describe_weights import describe_weights
+from sae_lens_poly.architectures.crosscoders.describe_weights import describe_weights
+from sae_lens_poly.architectures.crosscoders.stack import is_factored
 from sae_lens_poly.comparison.arms import presets, read_comparison
 from sae_lens_poly.comparison.compare import run_comparison
 from sae_lens_poly.comparison.results import save_results
@@ -72,7 +72,7 @@ def train(flags: Sequence[str]) -> None:
         f"training {cfg.sae.architecture()}: {model.n_hooks} hook points of {cfg.model_name}, "
         f"width {model.d_model}, {cfg.sae.d_sae} latents, {cfg.training_tokens:,} tokens"
     )
-    if isinstance(cfg.sae, StackConfig) and cfg.sae.is_factored:
+    if is_factored(cfg.sae):
         print(describe_weights(cfg.sae))
     started = time.perf_counter()
     runner.run()

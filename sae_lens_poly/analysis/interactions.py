@@ -15,7 +15,8 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from transformer_lens.hook_points import HookPoint
 
-from sae_lens_poly.architectures.polynomial_dictionary import PairBlock, PolynomialDictionary
+from sae_lens_poly.architectures.decoders import PairBlock
+from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.metrics import DegreeShares
 

@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
 
 #: Upper ends of the ranges of the relative decoder norm, and what latents in them are called.

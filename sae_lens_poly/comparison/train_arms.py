@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from sae_lens.constants import TRAINER_STATE_FILENAME
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.side_by_side import side_by_side
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.side_by_side import side_by_side
 from sae_lens_poly.comparison.arms import Arm, arm_config
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 
 #: Added to what changes are divided by (fmxcoder's figure).
 EPSILON = 1e-8

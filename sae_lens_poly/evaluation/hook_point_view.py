@@ -12,7 +12,7 @@ import torch
 from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata
 from typing_extensions import Self, override
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import hook_number
 from sae_lens_poly.models.one_hook_point import OneHookPoint

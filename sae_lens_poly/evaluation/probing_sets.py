@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.evaluation.feature_cache import (
     cached_features,
     dictionary_hash,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS

@@ -13,7 +13,7 @@ from sae_lens.saes.sae import SAE
 from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
 from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError

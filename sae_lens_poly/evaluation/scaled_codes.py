@@ -9,9 +9,9 @@ import torch
 from sae_lens.saes.sae import SAE
 from scipy import sparse
 
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
-from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.analysis.interactions import without_degrees
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.attached import AttachedCrosscoder

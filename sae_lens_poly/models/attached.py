@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformer_lens.hook_points import HookedRootModule
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks, replace_activation
 

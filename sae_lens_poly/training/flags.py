@@ -16,7 +16,7 @@ from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.loading import guess_model_class
-from sae_lens_poly.registration import ARCHITECTURES
+from sae_lens_poly.registration import TRAINING
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
 
 #: What train takes where the user gives no flag: the embedded default.
@@ -63,8 +63,8 @@ def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
     defaults = dict(RUN_DEFAULTS)
     architecture = _value_of(flags, "architecture", defaults["architecture"])
     fields: set[str] = set()
-    if architecture in ARCHITECTURES:
-        fields = {field.name for field in dataclasses.fields(ARCHITECTURES[architecture][3])}
+    if architecture in TRAINING:
+        fields = {field.name for field in dataclasses.fields(TRAINING[architecture][1])}
         defaults |= {k: v for k, v in DICTIONARY_DEFAULTS.items() if k in fields}
     model_name = _value_of(flags, "model_name", defaults["model_name"])
     defaults["model_class_name"] = guess_model_class(model_name)

@@ -16,7 +16,7 @@ from sae_lens_poly.analysis.model_diffing import (
     latent_table,
     relative_decoder_norm,
 )
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
 from sae_lens_poly.embedded.corpus import stdlib_modules
 from sae_lens_poly.models.stacked_models import StackedModels
 from tests.architectures.dictionaries import activations, randomise, training_dictionary

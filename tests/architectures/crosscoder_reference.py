@@ -6,7 +6,7 @@ Differentiable in the dictionary's own weights, so that gradients can be compare
 import torch
 from sae_lens.saes.jumprelu_sae import JumpReLU, Step
 
-from sae_lens_poly.architectures.interaction_terms import CodeInteractions, InteractionTerms
+from sae_lens_poly.architectures.decoders.interactions import CodeInteractions, InteractionTerms
 
 DEGREE_SUM = {2: 3, 3: 15}
 

@@ -5,9 +5,9 @@ import torch
 from sae_lens import SAE, TrainingSAE
 
 from sae_lens_poly import InputError, TrainingCrosscoderConfig, describe_weights, export_checkpoint
-from sae_lens_poly.architectures.factored_weights import rank_limits
-from sae_lens_poly.architectures.geometric_median import geometric_median
-from sae_lens_poly.architectures.hook_structure import make_structure
+from sae_lens_poly.architectures.crosscoders.hook_structure import make_structure
+from sae_lens_poly.architectures.kernels.geometric_median import geometric_median
+from sae_lens_poly.architectures.weights.factored import rank_limits
 from tests.architectures.dictionaries import (
     D_MODEL,
     D_SAE,

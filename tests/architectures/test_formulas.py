@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from sae_lens_poly.architectures.hook_scales import HookScales
-from sae_lens_poly.architectures.interaction_terms import (
+from sae_lens_poly.architectures.crosscoders.hook_scales import HookScales
+from sae_lens_poly.architectures.decoders.interactions import (
     CodeInteractions,
     ReconstructionInteractions,
 )
-from sae_lens_poly.architectures.polynomial_terms import CODE_LIMIT
-from sae_lens_poly.architectures.power_terms import PowerTerms
+from sae_lens_poly.architectures.decoders.powers import PowerTerms
+from sae_lens_poly.architectures.decoders.term import CODE_LIMIT
 from sae_lens_poly.architectures.sparsifiers.batch_topk import BatchTopKSparsifier
 from tests.architectures.dictionaries import (
     D_MODEL,

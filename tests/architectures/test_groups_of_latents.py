@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_lens_poly.architectures.hook_structure import runs_of
+from sae_lens_poly.architectures.crosscoders.hook_structure import runs_of
 from tests.architectures.dictionaries import D_MODEL, activations, randomise, training_dictionary
 
 STRUCTURES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lens_poly import InputError
-from sae_lens_poly.architectures.layer_masking import LayerMasking
+from sae_lens_poly.architectures.crosscoders.layer_masking import LayerMasking
 from tests.architectures.dictionaries import (
     D_SAE,
     N_HOOKS,
