@@ -133,26 +133,27 @@ class PolynomialDictionary(SAE[Any]):
         return blocks
 
     @torch.no_grad()
-    def scale_codes_from_(self, feature_acts: torch.Tensor, target: torch.Tensor) -> None:
-        """Set the scale of what is raised to a power from a batch, if it is not set yet.
+    def scale_codes_from_(self, x: torch.Tensor) -> None:
+        """Set the scale of what is raised to a power from activations, if it is not set yet.
 
         It should be of the order of 1 in training, not at its start, where reconstructions may be
         far too small (SAELens starts decoders at a norm of 0.1) or too large. So it is taken of
         codes times the number that brings the first linear reconstruction closest to its target.
-
-        Args:
-            feature_acts: Codes (n, d_sae).
-            target: What they are to reconstruct, (n, d_in), in the units of the weights.
         """
         if self.polynomial is None or self.polynomial.scaled:
             return
-        linear = self.linear_decoder.write(feature_acts)
-        target = target.to(linear) - self.b_dec
+        z = self.encode(x)
+        linear = self.linear_decoder.write(z)
+        target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
         growth = (linear * target).sum() / linear.pow(2).sum().clamp_min(1e-12)
         growth = growth.abs().clamp_min(1e-3)
         self.polynomial.scale_codes_from_(
-            feature_acts * growth, linear * growth, self.latent_directions
+            self.code_of_terms(z) * growth, linear * growth, self.latent_directions
         )
+
+    def code_of_terms(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """What the terms above degree 1 are applied to, (..., d_sae)."""
+        return feature_acts
 
     @torch.no_grad()
     def retract_(self) -> None:
@@ -236,9 +237,7 @@ def polynomial_step(
     x = step_input.sae_in
     if step_input.n_training_steps == 0:
         check_batch(x)
-        with torch.no_grad():
-            z = sae.encode(x)
-            sae.scale_codes_from_(z, sae.run_time_activation_norm_fn_in(x.to(sae.dtype)))
+        sae.scale_codes_from_(x)
     sae.retract_()
     output = step(step_input)
     if not torch.isfinite(output.loss):

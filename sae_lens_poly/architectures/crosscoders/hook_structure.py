@@ -84,6 +84,11 @@ def make_structure(
             f"reads={reads!r}, writes={writes!r} are for structure='free', and this is "
             f"{structure!r}: set structure='free' or leave them out"
         )
+    if structure == "free" and reads is None and writes is None:
+        raise InputError(
+            "structure='free' with reads=None and writes=None says nothing: give one of them, "
+            "such as reads='0', or take structure='acausal'"
+        )
     everything = tuple(range(n_hooks))
     read_sets, write_sets = [everything], [everything]
     if structure == "weakly_causal":

@@ -57,8 +57,11 @@ def side_by_side(dictionaries: Sequence[Crosscoder]) -> Crosscoder:
     )
     for i, sae in enumerate(dictionaries):
         own, latents = slice(i * d_model, (i + 1) * d_model), slice(i * d_sae, (i + 1) * d_sae)
-        whole.W_enc[own, latents] = sae.W_enc
-        whole.W_dec[latents, own] = sae.W_dec
+        for mine, theirs in (
+            (whole.encoder_weights, sae.encoder_weights),
+            (whole.decoder_weights, sae.decoder_weights),
+        ):
+            (mine if n == 1 else mine.forms[i]).copy_from_(theirs)
         whole.b_enc[latents], whole.threshold[latents] = sae.b_enc, sae.threshold
         whole.b_dec[own] = sae.b_dec
     for key, value in vars(first.cfg.metadata).items():

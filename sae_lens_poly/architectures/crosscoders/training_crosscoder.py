@@ -154,7 +154,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         elif self.cfg.b_dec_init == "geometric_median":
             medians = [geometric_median(at) for at in self.per_hook(x_normal).unbind(-2)]
             self.b_dec.copy_(torch.cat(medians))
-        self.scale_codes_from_(self.encode(x), self.hook_scales.normalise(x))
+        self.scale_codes_from_(x)
 
     @override
     @torch.no_grad()

@@ -230,11 +230,9 @@ class PublishedForm(PolynomialDictionary):
         super().update_topk_threshold(active)  # type: ignore[misc]
 
     @override
-    @torch.no_grad()
-    def scale_codes_from_(self, feature_acts: torch.Tensor, target: torch.Tensor) -> None:
+    def code_of_terms(self, feature_acts: torch.Tensor) -> torch.Tensor:
         rows = self.linear_decoder
-        code = rows.code(feature_acts) if isinstance(rows, PublishedRows) else feature_acts
-        super().scale_codes_from_(code, target)
+        return rows.code(feature_acts) if isinstance(rows, PublishedRows) else feature_acts
 
     @override
     @torch.no_grad()
