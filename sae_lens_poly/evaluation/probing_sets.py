@@ -98,9 +98,10 @@ class ProbingSet(ABC):
         train, test = codes
         found = {"codes": self.score(train, test)}
         if isinstance(sae, StackedDictionary) and not sae.structure.is_full:
-            reads = sae.structure.read_mask(sae.b_enc).bool().cpu().numpy()
+            groups = sae.structure.groups
             for hook, name in enumerate(self.model.hook_names):
-                own = np.flatnonzero(reads[:, hook])
+                readers = [np.arange(g.start, g.stop) for g in groups if hook in g.reads]
+                own = np.concatenate([np.empty(0, dtype=int), *readers])
                 if len(own) >= max(self.settings.probe_ks):
                     found[f"codes at {name}"] = self.score(train[:, own], test[:, own])
         return found

@@ -5,6 +5,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from sae_lens.saes.jumprelu_sae import JumpReLUSAEConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import Self, override
@@ -12,6 +13,7 @@ from typing_extensions import Self, override
 from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
 from sae_lens_poly.architectures.crosscoders.old_fields import with_new_names
 from sae_lens_poly.architectures.crosscoders.stack import check_stack, with_hook_names
+from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.encoders import SCORES
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
@@ -66,8 +68,9 @@ class CrosscoderConfig(JumpReLUSAEConfig):
         """What a selecting sparsifier reads."""
         return self.select_k
 
-    def make_term(self, dtype: Any, device: Any) -> None:
+    def make_term(self, dtype: torch.dtype, device: torch.device) -> Term | None:
         """A linear decoder has no terms above degree 1."""
+        return None
 
 
 @dataclass(kw_only=True)
@@ -277,8 +280,9 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
                 "mask_p=0"
             )
 
-    def make_term(self, dtype: Any, device: Any) -> None:
+    def make_term(self, dtype: torch.dtype, device: torch.device) -> Term | None:
         """A linear decoder has no terms above degree 1."""
+        return None
 
     @override
     def to_dict(self) -> dict[str, Any]:

@@ -61,9 +61,13 @@ class Crosscoder(StackedDictionary):
         if seen is not None:
             x = hide(x, seen)
         hidden_pre = self.hook_sae_acts_pre(self.encoder(x, self.b_enc))
+        return self.hook_sae_acts_post(self.gate(hidden_pre))
+
+    def gate(self, hidden_pre: torch.Tensor) -> torch.Tensor:
+        """Codes from pre-activations, both (..., d_sae)."""
         if self.selects:
-            return self.hook_sae_acts_post(self.sparsifier(hidden_pre, self.score_weight))
-        return self.hook_sae_acts_post(hidden_pre.relu() * (hidden_pre > self.threshold))
+            return self.sparsifier(hidden_pre, self.score_weight)
+        return hidden_pre.relu() * (hidden_pre > self.threshold)
 
     @override
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sae_lens_poly.errors import InputError
 
 STRUCTURES = ("acausal", "weakly_causal", "strictly_causal", "free")
@@ -63,6 +65,13 @@ class HookStructure:
     def sets(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """What each group reads and writes."""
         return [(group.reads, group.writes) for group in self.groups]
+
+    def write_mask(self, like: torch.Tensor) -> torch.Tensor:
+        """1 where a latent writes a hook point, (d_sae, n_hooks), in the dtype of ``like``."""
+        mask = torch.zeros(self.d_sae, self.n_hooks, dtype=like.dtype, device=like.device)
+        for group in self.groups:
+            mask[group.latents, list(group.writes)] = 1
+        return mask
 
 
 def make_structure(

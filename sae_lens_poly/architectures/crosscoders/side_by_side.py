@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -57,11 +58,9 @@ def side_by_side(dictionaries: Sequence[Crosscoder]) -> Crosscoder:
     )
     for i, sae in enumerate(dictionaries):
         own, latents = slice(i * d_model, (i + 1) * d_model), slice(i * d_sae, (i + 1) * d_sae)
-        for mine, theirs in (
-            (whole.encoder_weights, sae.encoder_weights),
-            (whole.decoder_weights, sae.decoder_weights),
-        ):
-            (mine if n == 1 else mine.forms[i]).copy_from_(theirs)
+        for part in ("encoder_weights", "decoder_weights"):
+            mine: Any = getattr(whole, part)
+            (mine if n == 1 else mine.forms[i]).copy_from_(getattr(sae, part))
         whole.b_enc[latents], whole.threshold[latents] = sae.b_enc, sae.threshold
         whole.b_dec[own] = sae.b_dec
     for key, value in vars(first.cfg.metadata).items():

@@ -54,12 +54,12 @@ class StackedDictionary(PolynomialDictionary):
         )
 
     @property
-    def W_enc(self) -> torch.Tensor:  # type: ignore[override]
+    def W_enc(self) -> torch.Tensor:
         """Shape (d_in, d_sae)."""
         return self.encoder_weights.dense().T
 
     @property
-    def W_dec(self) -> torch.Tensor:  # type: ignore[override]
+    def W_dec(self) -> torch.Tensor:
         """Of the linear term, (d_sae, d_in)."""
         return self.decoder_weights.dense()
 

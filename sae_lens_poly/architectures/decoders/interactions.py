@@ -155,7 +155,8 @@ class CodeInteractions(Interactions, kind="interactions/codes"):
         return self.code_scale[latents, None] * self.projection.V[latents]
 
     def project(self, z: torch.Tensor, linear: torch.Tensor, latents: slice = ALL) -> torch.Tensor:
-        return code_times(z, self.latent_projection(None, latents).to(z.dtype))
+        cV = self.code_scale[latents, None] * self.projection.V[latents]
+        return code_times(z, cV.to(z.dtype))
 
     def sums(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, latents: slice = ALL

@@ -206,13 +206,13 @@ class PublishedForm(PolynomialDictionary):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        return polynomial_step(self, step_input, super().training_forward_pass)  # type: ignore[misc]
+        return polynomial_step(self, step_input, super().training_forward_pass)
 
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes and scores (..., d_sae)."""
         if self.cfg.use_sparse_activations and can_use_sparse_codes(self, x):
             return sparse_codes(self, x, self.select)
-        return super().encode_with_hidden_pre(x)  # type: ignore[misc]
+        return super().encode_with_hidden_pre(x)
 
     def calculate_topk_aux_loss(
         self,
@@ -227,7 +227,7 @@ class PublishedForm(PolynomialDictionary):
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
         """SAELens' moving average, as in the published runs."""
         active = acts_topk.coalesce().values() if acts_topk.is_sparse else acts_topk
-        super().update_topk_threshold(active)  # type: ignore[misc]
+        super().update_topk_threshold(active)
 
     @override
     def code_of_terms(self, feature_acts: torch.Tensor) -> torch.Tensor:
@@ -249,7 +249,7 @@ class PublishedForm(PolynomialDictionary):
         form = self.polynomial
         if not isinstance(form, SharedU):
             return
-        norms = self.W_dec.norm(dim=-1)
+        norms = self.W_dec.norm(dim=-1)  # type: ignore[has-type]
         W_dec = form.projection.V.double() @ form.C1.double()
         self.polynomial = None
         self.W_dec = nn.Parameter(W_dec.to(form.C1.dtype))
@@ -286,7 +286,7 @@ class PublishedForm(PolynomialDictionary):
             plain.use_code_form_()
             state_dict.clear()
             state_dict.update(plain.state_dict())
-        super(PublishedForm, plain).process_state_dict_for_saving_inference(state_dict)  # type: ignore[misc]
+        super(PublishedForm, plain).process_state_dict_for_saving_inference(state_dict)
 
 
 @dataclass(kw_only=True)

@@ -36,7 +36,7 @@ class PolynomialTraining(PolynomialDictionary):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        return polynomial_step(self, step_input, super().training_forward_pass)  # type: ignore[misc]
+        return polynomial_step(self, step_input, super().training_forward_pass)
 
 
 @dataclass(kw_only=True)

@@ -109,7 +109,7 @@ class PolynomialTopK(PolynomialDictionary):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        return polynomial_step(self, step_input, super().training_forward_pass)  # type: ignore[misc]
+        return polynomial_step(self, step_input, super().training_forward_pass)
 
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes and scores (..., d_sae); by SAELens' dense encoder where it has to be.
@@ -119,7 +119,7 @@ class PolynomialTopK(PolynomialDictionary):
         """
         if self.cfg.use_sparse_activations and can_use_sparse_codes(self, x):
             return sparse_codes(self, x, self.select)
-        return super().encode_with_hidden_pre(x)  # type: ignore[misc]
+        return super().encode_with_hidden_pre(x)
 
     def calculate_topk_aux_loss(
         self,
@@ -148,5 +148,5 @@ class PolynomialTopK(PolynomialDictionary):
 
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
         """The threshold becomes JumpReLU's; the counter stays behind."""
-        super().process_state_dict_for_saving_inference(state_dict)  # type: ignore[misc]
+        super().process_state_dict_for_saving_inference(state_dict)
         state_dict.pop("topk_threshold_batches", None)

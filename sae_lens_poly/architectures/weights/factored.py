@@ -80,7 +80,7 @@ class Factored(Weights):
         """What the ranks allow the unfoldings along ``activation``, ``latent`` and ``hook``."""
 
     @classmethod
-    def count(cls, n_hooks: int, d_model: int, d_sae: int, ranks: list[int]) -> int:  # type: ignore[override]
+    def count(cls, n_hooks: int, d_model: int, d_sae: int, ranks: list[int]) -> int:
         shapes = cls.shapes(n_hooks, d_model, d_sae, ranks)
         return sum(math.prod(shape) for shape in shapes.values())
 

@@ -74,7 +74,7 @@ class Grouped(Weights):
     ) -> None:
         super().__init__(n_hooks, d_model, d_sae)
         self.latents, self.hooks = list(latents), list(hooks)
-        make = WEIGHTS[form]
+        make: Any = WEIGHTS[form]
         self.reads_input_itself = make.reads_input_itself  # type: ignore[misc]
         self.shared = make.n_ranks > 0
         sizes = [(n_hooks, d_sae)]
