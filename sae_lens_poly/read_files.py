@@ -220,6 +220,18 @@ def require_finite(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> N
             )
 
 
+def require_unpacked(path: Path) -> None:
+    """Refuse a zip file with compressed entries: neither torch nor numpy wrote it.
+
+    Raises:
+        InputError: If there is one.
+        zipfile.BadZipFile: If it is no zip file.
+    """
+    with zipfile.ZipFile(path) as file:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+            raise damaged(path, "it is compressed, so that it could hold any amount")
+
+
 def read_torch(path: Path) -> Any:
     """A file that ``torch.save`` wrote, of tensors and plain values: nothing in it is run.
 
@@ -227,10 +239,7 @@ def read_torch(path: Path) -> Any:
         InputError: If it is something else, or unpacks to more than it is large.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            packed = [entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()]
-        if any(packed):
-            raise damaged(path, "it is compressed, which torch does not do")
+        require_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

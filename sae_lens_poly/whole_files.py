@@ -159,7 +159,8 @@ def sole_user(folder: Path) -> Iterator[None]:
     Raises:
         InputError: If another one is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _errors_of_writing(folder, ""):
+        folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, seconds=0, clean=False):
         yield
 
@@ -258,9 +259,7 @@ def _require_room(folder: Path, n_bytes: int) -> None:
 
 
 @contextmanager
-def _locked(
-    folder: Path, seconds: float = _SECONDS_FOR_LOCK, clean: bool = True
-) -> Iterator[None]:
+def _locked(folder: Path, seconds: float = _SECONDS_FOR_LOCK, clean: bool = True) -> Iterator[None]:
     """Hold the lock of a folder, which the system takes back from a program that ends."""
     handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     try:

@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sae_lens.config import LanguageModelSAERunnerConfig
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.read_files import read_yaml
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
 from sae_lens_poly.training.flags import build_config
 
@@ -110,21 +110,18 @@ def read_comparison(
     """
     if source in presets():
         file = resources.files("sae_lens_poly.comparison") / "presets" / f"{source}.yaml"
-        text, name = file.read_text(), source
+        path = Path(str(file))
     elif Path(source).is_file():
-        text, name = Path(source).read_text(), Path(source).stem
+        path = Path(source)
     else:
         raise InputError(
             f"{source!r} is neither a file nor a preset: the presets are {', '.join(presets())}"
         )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source!r} is not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{source!r} has no fields: see a preset for an example")
     settings = {**(content.get("evaluation") or {}), **(evaluation or {})}
-    return _comparison(name, {**content, **(overrides or {}), "evaluation": settings})
+    return _comparison(path.stem, {**content, **(overrides or {}), "evaluation": settings})
 
 
 def _comparison(name: str, content: dict[str, Any]) -> Comparison:

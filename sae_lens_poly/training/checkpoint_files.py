@@ -116,9 +116,7 @@ def _trainer_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _check_store_state(
-    path: Path, n_samples: int, cfg: LanguageModelSAERunnerConfig[Any]
-) -> None:
+def _check_store_state(path: Path, n_samples: int, cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     """The number of rows that were read, which a resumed run skips one by one."""
     require_tensors(path, STORE_STATE)
     n_rows = int(load_file(path)["n_dataset_processed"])
@@ -204,9 +202,7 @@ def _same_kind(found: Any, fresh: Any) -> bool:
     return is_number and math.isfinite(found)
 
 
-def find_checkpoint(
-    folder: Path, check: Callable[[Path], None]
-) -> Path:
+def find_checkpoint(folder: Path, check: Callable[[Path], None]) -> Path:
     """The checkpoint to resume from: the folder, or the newest whole one of those in it.
 
     What a run that was killed had left half-written there is removed.
@@ -222,26 +218,26 @@ def find_checkpoint(
         try:
             check(folder)
         except InputError as error:
-            others = _newest_whole(folder.parent, check)
+            others = newest_whole(folder.parent, check)
             if found := next(others, None):
                 raise InputError(f"{error}; the newest whole one there is {found}") from None
             raise
         return folder
     errors: list[str] = []
-    found = next(_newest_whole(folder, check, errors), None)
+    found = next(newest_whole(folder, check, errors), None)
     if found is None:
         why = errors[0] if errors else f"has no folder with a {TRAINER_STATE_FILENAME}"
         raise InputError(
             f"resume_from_checkpoint={str(folder)!r} is no checkpoint and holds none that the run "
             f"can go on from ({why}): give a folder that a run wrote under its checkpoint_path"
         )
-    logger.info(f"resuming from {found}, the newest whole checkpoint in {folder}")
+    logger.warning(f"resuming from {found}, the newest whole checkpoint in {folder}")
     for error in errors:
         logger.warning(f"passed over: {error}")
     return found
 
 
-def _newest_whole(
+def newest_whole(
     folder: Path, check: Callable[[Path], None], errors: list[str] | None = None
 ) -> Iterator[Path]:
     """Checkpoints in a folder, or in folders in it, that pass a check, newest first."""

@@ -33,4 +33,3 @@ def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any])
                 f"{where} was written with {key}={saved.get(key)!r}, and this run has "
                 f"{key}={wanted[key]!r}: resume with the settings of the checkpoint"
             )
-
