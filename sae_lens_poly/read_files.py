@@ -98,9 +98,11 @@ def check_json(text: str, kind: Any, path: Path, remedy: str = _AGAIN) -> Any:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise damaged(path, f"not a JSON object: {first['msg']}", remedy) from None
         place = ".".join(map(str, first["loc"]))
-        found = f", and is {first['input']!r:.60}" if first["type"] != "json_invalid" else ""
-        raise damaged(path, f"{place}: {first['msg']}{found}".lstrip(": "), remedy) from None
+        found = f"{place}: {first['msg']}, and is {first['input']!r:.60}"
+        raise damaged(path, found, remedy) from None
 
 
 @lru_cache(maxsize=256)

@@ -29,7 +29,7 @@ from sae_lens_poly.hub.download import HubError, explain
 from sae_lens_poly.hub.model_card import dictionary_section, new_card, with_section
 from sae_lens_poly.hub.reference import HubReference
 from sae_lens_poly.manifest import EVALUATION_FILENAME, PICTURE_FILENAME, check_manifest
-from sae_lens_poly.read_files import damaged, read_object
+from sae_lens_poly.read_files import damaged, read_json, read_object
 
 _CARD = "README.md"
 _FILES = (
@@ -145,13 +145,12 @@ def _evaluation(folder: Path, evaluated: bool) -> dict[str, Any] | None:
     path = folder / EVALUATION_FILENAME
     if not path.is_file():
         raise InputError(f"{str(folder)!r} has no {EVALUATION_FILENAME} for the card: {remedy}")
-    evaluation = read_evaluation(path)
-    if evaluation.get(DICTIONARY_HASH) != dictionary_hash(folder):
+    if read_json(path, dict[str, Any]).get(DICTIONARY_HASH) != dictionary_hash(folder):
         raise InputError(
             f"the {EVALUATION_FILENAME} in {str(folder)!r} is of other weights or an older "
             f"version: {remedy}"
         )
-    return evaluation
+    return read_evaluation(path)
 
 
 def _runner_config(path: Path) -> dict[str, Any] | None:

@@ -52,6 +52,7 @@ class RecordedStack(StackedHooks):
         self.places = [stack.hook_names.index(name) for name in self.hook_names]
         self.root = Path(folder)
         self.folder = self.root / _fingerprint(stack)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._in_hooks = False
 
     @override
