@@ -24,6 +24,8 @@ from sae_lens_poly.whole_files import finish_interrupted
 # Tensors that no dictionary works without; a factored one has factors in their place.
 _WEIGHTS = ("W_enc", "W_dec", "encoder_factors", "decoder_factors")
 
+_LARGEST = 1e18
+
 # Of the floating-point dtypes of the format; others have 8 or fewer.
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
@@ -97,12 +99,14 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
     """Refuse weights that nothing can be computed with.
 
     Raises:
-        InputError: Naming a tensor with NaN or infinity, or without any number but 0.
+        InputError: Naming a tensor with NaN, infinity or huge numbers, or of zeros alone.
     """
     path = folder / SAE_WEIGHTS_FILENAME
     state = sae.state_dict()
     require_finite(path, state.items())
     for name, tensor in state.items():
+        if tensor.is_floating_point() and bool((tensor.abs() > _LARGEST).any()):
+            raise damaged(path, f"{name} has numbers above {_LARGEST:g}, whose squares overflow")
         if name.split(".")[0] in _WEIGHTS and not bool(tensor.any()):
             raise damaged(path, f"all numbers of {name} are 0")
 
