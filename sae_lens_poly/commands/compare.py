@@ -62,7 +62,7 @@ def compare(flags: Sequence[str]) -> int:
     output = Path(options.output or Path("comparisons", comparison.name))
     check_can_write("output", output)
     check_device("device", options.device)
-    print(f"loading {comparison.arms[0].flags['model_name']} ...", flush=True)
+    print(f"loading {comparison.arms[0].flags['model_name']} ...", file=sys.stderr)
     check_arms(comparison)
 
     from sae_lens_poly.comparison.compare import run_comparison

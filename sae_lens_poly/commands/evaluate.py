@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def evaluate(flags: Sequence[str]) -> int:
         check_folder("folder", folder, DICTIONARY_FILES, remedy)
     check_can_write("output", output or folder)
     check_device("device", options.device)
-    print(f"loading {options.folder} ...", flush=True)
+    print(f"loading {options.folder} ...", file=sys.stderr)
 
     from sae_lens_poly.evaluation.report import print_evaluation
     from sae_lens_poly.evaluation.saved import evaluate_saved, settings_for

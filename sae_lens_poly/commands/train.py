@@ -25,7 +25,7 @@ def train(flags: Sequence[str]) -> int:
         print_help(flags)
         return 0
     settings = read_run(flags)
-    print(f"loading {settings['model_name']} ...", flush=True)
+    print(f"loading {settings['model_name']} ...", file=sys.stderr)
 
     import torch
 
