@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
@@ -28,6 +26,7 @@ from sae_lens_poly.training.checkpoint_files import check_against, find_checkpoi
 from sae_lens_poly.training.checkpoint_writer import CheckpointWriter, size_of
 from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.data import is_on_hub, load_text
+from sae_lens_poly.training.settings import check_runner_config
 from sae_lens_poly.whole_files import require_writable, whole_folder
 
 
@@ -72,6 +71,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         override_model: StackedHooks | None = None,
         override_sae: TrainingSAE[Any] | None = None,
     ) -> None:
+        overridden = {"model_name"} if override_model is not None else set()
+        overridden |= {"dataset_path"} if override_dataset is not None else set()
+        check_runner_config(cfg, overridden)
         model = override_model or load_stacked_model(
             cfg.model_name,
             cfg.hook_name,
@@ -80,8 +82,6 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             cfg.model_from_pretrained_kwargs,
         )
         check_stack(cfg, model)
-        _make_numbers_plain(cfg)
-        _make_numbers_plain(cfg.sae)
         if cfg.resume_from_checkpoint is not None:
             given = Path(cfg.resume_from_checkpoint)
             found = find_checkpoint(given, partial(check_checkpoint, cfg=cfg))
@@ -192,11 +192,12 @@ class StepBoundary(Iterator[torch.Tensor]):
 
 
 def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
-    """Refuse a config whose widths are not those of the model's hook points.
+    """Refuse a config that cannot work with a model; see :func:`check_runner_config`.
 
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
+    check_runner_config(cfg, ("model_name", "dataset_path"))
     n_hooks = getattr(cfg.sae, "n_hooks", None)
     if n_hooks is not None and n_hooks != model.n_hooks:
         raise InputError(
@@ -208,29 +209,8 @@ def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> 
             f"d_in={cfg.sae.d_in}, but {model.n_hooks} hook points of width {model.d_model} make "
             f"{model.d_in}: set d_in={model.d_in}"
         )
-    if not cfg.use_cached_activations:
-        buffer = cfg.n_batches_in_buffer * cfg.context_size
-        if buffer < cfg.train_batch_size_tokens:
-            raise InputError(
-                f"train_batch_size_tokens={cfg.train_batch_size_tokens} is more than the buffer "
-                f"holds, n_batches_in_buffer * context_size = {buffer}: raise n_batches_in_buffer"
-            )
     n_ctx = getattr(getattr(model, "cfg", None), "n_ctx", None)
     if n_ctx is not None and cfg.context_size > n_ctx:
         raise InputError(
             f"context_size={cfg.context_size} is more than the model's {n_ctx}: lower it"
         )
-    if cfg.training_tokens < cfg.train_batch_size_tokens:
-        raise InputError(
-            f"training_tokens={cfg.training_tokens} is less than one batch, "
-            f"train_batch_size_tokens={cfg.train_batch_size_tokens}: raise the one or lower the "
-            "other"
-        )
-
-
-def _make_numbers_plain(cfg: Any) -> None:
-    """Python's numbers for numpy's, which torch refuses to read back from a checkpoint."""
-    for field in dataclasses.fields(cfg):
-        value = getattr(cfg, field.name)
-        if isinstance(value, np.generic):
-            setattr(cfg, field.name, value.item())
