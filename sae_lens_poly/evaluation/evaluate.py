@@ -339,7 +339,8 @@ def _probe(
 ) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
     probing: dict[str, dict[str, Summary]] = {}
     separation: dict[str, dict[str, float]] = {}
-    for own in tqdm(data.probing_sets, desc="probing", leave=False):
+    sets = data.probing_sets
+    for own in tqdm(sets, desc="probing", leave=False, disable=not sets):
         codes = own.codes(sae, folder)
         probing[own.name] = own.probe(sae, codes) | own.ceiling
         if isinstance(own, TextSet):

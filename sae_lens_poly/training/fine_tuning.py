@@ -16,7 +16,7 @@ from sae_lens_poly.hook_names import expand_hook_names
 _OF_THIS_RUN = {"device", "metadata"}
 
 
-def load_to_fine_tune(folder: str | Path, device: str) -> TrainingSAE[Any]:
+def load_training_dictionary(folder: str | Path, device: str) -> TrainingSAE[Any]:
     """Load a dictionary in training.
 
     Raises:
@@ -27,8 +27,8 @@ def load_to_fine_tune(folder: str | Path, device: str) -> TrainingSAE[Any]:
         sae = TrainingSAE.load_from_disk(folder, device=device)
     except Exception as error:
         raise InputError(
-            f"{str(folder)!r} cannot be loaded as a dictionary in training "
-            f"({first_line(error)[:200]}): give a folder that a run wrote under its "
+            f"{str(folder)!r} holds no dictionary in training, but one that was exported, or a "
+            f"damaged one ({first_line(error)[:100]}): give a folder that a run wrote under its "
             "checkpoint_path, not its output_path"
         ) from error
     check_weights(sae, Path(folder))

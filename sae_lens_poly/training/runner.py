@@ -33,7 +33,7 @@ from sae_lens_poly.training.checkpoints import (
     is_prolonged,
     prolong,
 )
-from sae_lens_poly.training.fine_tuning import check_given, load_to_fine_tune
+from sae_lens_poly.training.fine_tuning import check_given, load_training_dictionary
 from sae_lens_poly.training.finite_loss import LossWatch
 from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
@@ -105,7 +105,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         self._text = text
         self._resume(cfg, model)
         if cfg.from_pretrained_path is not None and override_sae is None:
-            override_sae = load_to_fine_tune(cfg.from_pretrained_path, cfg.device)
+            override_sae = load_training_dictionary(cfg.from_pretrained_path, cfg.device)
         if override_sae is not None:
             check_given(override_sae, cfg, model.hook_names)
             if cfg.resume_from_checkpoint is None:
