@@ -11,6 +11,7 @@ from typing import Any
 
 from sae_lens.config import LanguageModelSAERunnerConfig
 
+from sae_lens_poly.comparison.file_fields import as_rates, check_kinds
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.hook_names import expand_hook_names
@@ -139,6 +140,8 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
     for where, fields in (("run", run), ("evaluation", settings), ("arms", content["arms"])):
         if not isinstance(fields, dict):
             raise InputError(f"{name}: {where} is not a mapping of names to values")
+    evaluation = EvaluationSettings.from_dict(settings)
+    check_kinds(name, content)
     for key in set(run) & set(_SHARED_FIELDS):
         raise InputError(f"{name}: {key} stands under run, and belongs beside it")
     shared = {key: content[key] for key in _SHARED_FIELDS}
@@ -155,7 +158,7 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
             raise InputError(f"{name}: the arm {arm_name!r} has no architecture")
         separate = bool(fields.pop("separate", False))
         own_rates = fields.pop("learning_rates", None)
-        rates = tuple(float(rate) for rate in _as_list(own_rates or content["learning_rates"]))
+        rates = as_rates(name, own_rates or content["learning_rates"])
         flags = {**shared, **run, **fields}
         arms.append(Arm(str(arm_name), flags, rates, separate))
     folders = [arm.folder_name for arm in arms]
@@ -171,7 +174,6 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
         evaluation=settings,
         description=content.get("description", ""),
     )
-    evaluation = EvaluationSettings.from_dict(settings)
     widest = max(evaluation.probe_ks, default=1)
     if widest > min(int(arm.flags["d_sae"]) for arm in arms):
         raise InputError(f"{name}: probe_ks has {widest}, which is more than d_sae")
@@ -218,7 +220,3 @@ def _as_flags(fields: dict[str, Any]) -> list[str]:
         else:
             flags += [f"--{key}={value}"]
     return flags
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

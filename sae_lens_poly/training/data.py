@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.errors import InputError, first_line
+from sae_lens_poly.read_files import require_json_rows, require_searchable
 
 #: What to write for ``dataset_path`` to get the source of the Python standard library.
 EMBEDDED_DATASET_NAME = "stdlib"
@@ -70,13 +71,19 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
         InputError: If the data set cannot be found or read.
     """
     path = Path(dataset_path)
+    if path.is_dir() and not (path / "dataset_info.json").is_file():
+        require_searchable(path, "dataset_path")
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     try:
         if path.is_file() and suffix in _FILE_LOADERS:
+            if _FILE_LOADERS[suffix] == "json":
+                require_json_rows(path, "dataset_path")
             return load_dataset(_FILE_LOADERS[suffix], data_files=str(path), split="train")
         if (path / "dataset_info.json").is_file():
             return load_from_disk(str(path))
         return load_dataset(dataset_path, split="train", streaming=streaming)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"dataset_path={dataset_path!r} cannot be loaded ({first_line(error)}): give "
