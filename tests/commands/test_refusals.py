@@ -46,7 +46,7 @@ WRONG = {
     "compare --preset stdlib-polysae --jobs -1": "jobs=-1",
     "compare --preset stdlib-polysae --arms topk": "there is no 'topk'",
     "compare --preset stdlib-polysae --arms TopK TopK": "named twice",
-    "compare --preset stdlib-polysae --learning_rates nan": "learning_rates='nan'",
+    "compare --preset stdlib-polysae --learning_rates nan": "learning_rates=[nan]",
     "compare --preset stdlib-polysae --learning_rates 0.1 0.1": "twice",
     "compare --preset stdlib-polysae --learning_rates": "learning_rates",
     "compare --preset stdlib-polysae --training_tokens 0": "training_tokens=0",
@@ -55,8 +55,8 @@ WRONG = {
     "compare --preset stdlib-polysae --model_name ./nowhere": "model_name='./nowhere'",
     "compare --preset stdlib-polysae --device cuda": "device='cuda'",
     "compare --preset stdlib-polysae --output file/x": "output='file/x'",
-    "compare --pre stdlib-polysae": "either a YAML file or --preset",
-    "compare wrong.yaml": "lr=nan",
+    "compare --pre stdlib-polysae": "--pre",
+    "compare wrong.yaml": "learning_rates=[nan]",
     "export": "required: checkpoint, folder",
     "export nowhere x": "checkpoint='nowhere' is not there",
     f"export {DICTIONARY} {DICTIONARY}/": "is the checkpoint itself",
@@ -93,15 +93,11 @@ def outcomes(tmp_path_factory):
     (folder / DICTIONARY).mkdir()
     for name in ("cfg.json", "sae_weights.safetensors"):
         (folder / DICTIONARY / name).write_text("{}")
-    shared = {"model_name": "stdlib-6l", "hook_name": "blocks.1.hook_resid_post", "d_sae": 9}
-    shared |= {
-        "dataset_path": "stdlib",
-        "training_tokens": 4096,
-        "k": 4,
-        "learning_rates": [".nan"],
-    }
-    shared["arms"] = {"a": {"architecture": "topk"}}
-    (folder / "wrong.yaml").write_text(json.dumps(shared).replace('[".nan"]', "[.nan]"))
+    (folder / "wrong.yaml").write_text(
+        "{model_name: stdlib-6l, hook_name: blocks.1.hook_resid_post, dataset_path: stdlib,"
+        " d_sae: 9, k: 4, training_tokens: 4096, learning_rates: [.nan],"
+        " arms: {a: {architecture: topk}}}"
+    )
     before = sorted(folder.rglob("*"))
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -47,7 +47,7 @@ def test_flags_are_those_of_saelens(architecture):
         "--architecture topk --k 4 --seqpos_slice 1 -1 --prefetch_llm_batches 2 --noprepend_bos",
         "--architecture batchtopk --k 4.5 --verbose false --autocast --exclude_special_tokens no",
         '--architecture poly_topk --k 3 --rank_2 4 --model_kwargs {"a":1} --sae.dtype bfloat16',
-        "--architecture matryoshka_batchtopk --k 2 --matryoshka_widths 4 8 --sequence_separator_token 7",
+        "--architecture matryoshka_batchtopk -k 2 --matryoshka_widths 4 8 --autocast_lm",
         "--architecture=jumprelu --lr=1e-3 --sequence_separator_token none --lr_end 1e-5",
         "--architecture crosscoder --n_hooks 2 --hook_name blocks.{0,1}.hook_resid_post -k 4",
     ],
