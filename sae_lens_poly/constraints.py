@@ -23,6 +23,7 @@ from sae_lens_poly.errors import InputError
 # What is wrong may be long.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlevel = 3
 
 
 class Constraint(Protocol):
@@ -175,7 +176,7 @@ class ListOf:
         return None if fits else self.describe()
 
     def describe(self) -> str:
-        return f"a list of which each is {self.of.describe()}"
+        return f"a list whose items are each {self.of.describe()}"
 
     def read(self, words: Sequence[str]) -> Any:
         values = [self.of.read([word]) for word in words]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError, first_line
 
 #: Kinds of text files that can be read, and the loader of ``datasets`` for each.
@@ -50,13 +53,27 @@ def check_text(field: str, name: str) -> None:
     Raises:
         InputError: Naming the field and the path.
     """
-    if not looks_local(name, tuple(TEXT_FILES)):
+    is_path = exists(name) or looks_local(name) or _is_text(name)
+    if name in ("", EMBEDDED_DATASET_NAME) or not is_path:
         return
-    kinds = (
-        f"a {', '.join(TEXT_FILES)} file (also .gz), or a folder that datasets.save_to_disk made"
+    remedy = (
+        f"give a file {', '.join(TEXT_FILES)} (also .gz), a folder that datasets.save_to_disk "
+        "wrote, or the name of a data set on the hub"
     )
-    check_there(field, name, f"give {kinds}, or the name of a data set on the hub")
-    _check_readable(field, name)
+    check_there(field, name, remedy)
+    path = Path(name)
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            if not _is_text(name):
+                raise InputError(f"{field}={name!r} is no file of a known kind: {remedy}")
+            return
+        names = [entry.name for folder in (path, path / "data") for entry in _entries(folder)]
+    except OSError as error:
+        raise InputError(f"{field}={name!r} cannot be read ({error.strerror}): {remedy}") from None
+    # What has none may be a folder of anything, which would be searched to its last file.
+    if Path.cwd().is_relative_to(path.resolve()) or not any(map(_is_text, names)):
+        raise InputError(f"{field}={name!r} is not a folder of text: {remedy}")
 
 
 def check_there(field: str, path: str | Path, remedy: str) -> None:
@@ -84,11 +101,10 @@ def check_folder(field: str, path: str | Path, files: tuple[str, ...], remedy: s
             raise InputError(f"{field}={str(path)!r} has no {name}: {remedy}")
 
 
-def looks_local(name: str, suffixes: tuple[str, ...] = ()) -> bool:
+def looks_local(name: str) -> bool:
     """Whether a name can only be a path: neither ``name`` nor ``user/name``, as on the hub."""
     return (
         name.startswith((".", "~"))
-        or name.removesuffix(".gz").endswith(suffixes)
         or Path(name).is_absolute()
         or "\\" in name
         or name.rstrip("/").count("/") > 1
@@ -103,11 +119,9 @@ def exists(path: str | Path) -> bool:
         return False
 
 
-def _check_readable(field: str, name: str) -> None:
-    try:
-        if Path(name).is_file():
-            Path(name).open("rb").close()
-        else:
-            next(Path(name).iterdir(), None)
-    except OSError as error:
-        raise InputError(f"{field}={name!r} cannot be read ({error.strerror})") from None
+def _is_text(name: str) -> bool:
+    return name.removesuffix(".gz").endswith(tuple(TEXT_FILES))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return itertools.islice(folder.iterdir(), 10_000) if folder.is_dir() else iter(())

@@ -204,6 +204,8 @@ def _arm(name: str, fields: Any, common: dict[str, Any], rates: list[float]) -> 
     separate = read_value("separate", _words(flags.pop("separate", False)), Flag())
     if (own := flags.pop("learning_rates", None)) is not None:
         rates = read_value("learning_rates", _words(own), _FIELDS["learning_rates"])
+    if not rates:
+        raise InputError(f"the arm {name!r} has no learning_rates")
     names = [f"{rate:g}" for rate in rates]
     for rate in names:
         if names.count(rate) > 1:

@@ -166,5 +166,5 @@ def check_evaluation_text(settings: EvaluationSettings) -> None:
     """
     if settings.dataset_path is not None:
         check_text("dataset_path", settings.dataset_path)
-    for name in settings.probing:
+    for name in {*settings.probing} - {TOKEN_TASKS, STDLIB_PACKAGES}:
         check_text("probing", name)

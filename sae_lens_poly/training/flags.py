@@ -35,14 +35,12 @@ RUN_DEFAULTS: dict[str, Any] = {
     "store_batch_size_prompts": 16,
     "exclude_special_tokens": True,
     "is_dataset_tokenized": False,
+    "d_sae": 2048,
     "lr": 0.001,
     "output_path": "output",
     "log_to_wandb": False,
     "verbose": False,
 }
-
-#: The same for fields that only some architectures have.
-DICTIONARY_DEFAULTS: dict[str, Any] = {"d_sae": 2048, "k": 32}
 
 #: The hook point of the embedded default for architectures that take one.
 SINGLE_HOOK_NAME = "blocks.3.hook_resid_post"
@@ -145,11 +143,10 @@ def with_defaults(
 
     Args:
         given: Flag to value.
-        architecture: What is trained.
+        architecture: Of the dictionary that is trained.
         known: The flags that it takes.
     """
     settings = {"architecture": architecture, **RUN_DEFAULTS}
-    settings |= {name: value for name, value in DICTIONARY_DEFAULTS.items() if name in known}
     if "n_hooks" not in known:
         settings["hook_name"] = SINGLE_HOOK_NAME
     settings |= given
@@ -176,6 +173,8 @@ def with_defaults(
     }
     if "n_hooks" in known:
         beneath["n_hooks"] = n_hooks
+    if "k" in known:
+        beneath["k"] = min(32, settings["d_sae"])
     if given.get("n_hooks", n_hooks) != n_hooks:
         raise InputError(
             f"n_hooks={given['n_hooks']}, but hook_name={settings['hook_name']!r} names "

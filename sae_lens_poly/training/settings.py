@@ -28,7 +28,6 @@ from sae_lens_poly.constraints import (
     constraint_of,
 )
 from sae_lens_poly.devices import check_device
-from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import check_model_names, split_model_names
@@ -48,7 +47,7 @@ _COUNT_OR_NONE = Number(at_least=0, at_most=2**31 - 1, whole=True)
 _RATIO = Number(at_least=0, below=1)
 _NOT_NEGATIVE = Number(at_least=0)
 _POSITIVE = Number(above=0)
-_DTYPE = Choice("float32", "float64", "bfloat16", "float16")
+_DTYPE = Choice("float32", "float64", "bfloat16")  # in float16, Adam's epsilon is 0
 _TORCH_COMPILE_MODE = Choice(
     "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", None
 )
@@ -195,15 +194,16 @@ def check_run(settings: Mapping[str, Any], overridden: Collection[str] = ()) -> 
     """Refuse settings of a run that contradict each other or name what is not there.
 
     Args:
-        settings: All fields of SAELens' runner config and of its logging, each in its range;
-            ``architecture``, ``d_sae``, and ``several``: whether a dictionary of that architecture
-            takes several hook points.
+        settings: All fields of SAELens' runner config and of its logging, each in its range; those
+            of the dictionary that are known; ``architecture``, and ``several``: whether a
+            dictionary of that architecture takes several hook points.
         overridden: See :func:`check_runner_config`.
 
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
     _check_hook_points(settings)
+    _check_dictionary(settings)
     _check_schedule(settings)
     _check_text_settings(settings)
     for name in ("device", "llm_device", "act_store_device"):
@@ -222,6 +222,18 @@ def _check_hook_points(settings: Mapping[str, Any]) -> None:
             f"architecture={settings['architecture']!r} is for one hook point, and "
             f"hook_name={settings['hook_name']!r} names {n_hooks} with "
             f"model_name={settings['model_name']!r}: name one, or train a crosscoder"
+        )
+
+
+def _check_dictionary(settings: Mapping[str, Any]) -> None:
+    k, d_sae = settings.get("k"), settings["d_sae"]
+    if k is not None and k > d_sae:
+        raise InputError(f"k={k:g} is more than d_sae={d_sae}: lower k, or raise d_sae")
+    sets = settings.get("reads"), settings.get("writes")
+    if settings.get("structure") == "free" and sets == (None, None):
+        raise InputError(
+            "structure='free' reads and writes all hook points without reads or writes: give one "
+            "of them, or take structure='acausal'"
         )
 
 
@@ -301,7 +313,7 @@ def _check_paths(settings: Mapping[str, Any], overridden: Collection[str]) -> No
         path = settings["cached_activations_path"]
         if path is not None:  # None: where SAELens puts them
             check_there("cached_activations_path", path, "give a folder of cached activations")
-    elif "dataset_path" not in overridden and settings["dataset_path"] != EMBEDDED_DATASET_NAME:
+    elif "dataset_path" not in overridden:
         check_text("dataset_path", settings["dataset_path"])
     for name, remedy in (
         ("resume_from_checkpoint", "give the folder of one checkpoint"),
