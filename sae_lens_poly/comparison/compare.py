@@ -42,9 +42,9 @@ from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
 from sae_lens_poly.read_files import read_json
-from sae_lens_poly.training.data import load_text
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
+from sae_lens_poly.training.training_text import TrainingText
 from sae_lens_poly.whole_files import require_writable, sole_user, write_json
 
 TUNING_FILENAME = "explained_variance.json"
@@ -112,9 +112,9 @@ class Bench:
         if not isinstance(stack, RecordedStack):
             return
         cfg = arm_config(self.comparison.arms[0], 1.0, 0, hook_name=stack.hook_name)
-        store = ActivationsStore.from_config(
-            stack, fit_to_model(cfg, stack.d_in), load_text(cfg.dataset_path, "train")
-        )
+        cfg = fit_to_model(cfg, stack.d_in)
+        text = TrainingText.of_run(cfg, stack)
+        store = ActivationsStore.from_config(stack, cfg, text.dataset)
         per_batch = cfg.store_batch_size_prompts * cfg.context_size
         for _ in tqdm(
             range(self.comparison.training_tokens // per_batch), desc="activations", unit="batch"

@@ -95,7 +95,9 @@ def _reconstruction(evaluation: Evaluation, title: str, width: int) -> Iterator[
         "dense": [f"{row.n_dense}" for row in rows],
     }
     yield from _tables(title, "hook point", names, quality, width)
-    yield from _tables("shares of the reconstruction, and latents", "hook point", names, latents, width)
+    yield from _tables(
+        "shares of the reconstruction, and latents", "hook point", names, latents, width
+    )
 
 
 def _splicing(evaluation: Evaluation, width: int) -> Iterator[Table]:

@@ -92,7 +92,9 @@ class HuggingFaceModel(HookedProxyLM):
         if isinstance(input, str) and not (prepend_bos or move_to_device or truncate):
             return super().to_tokens(input, False, padding_side, False, False)
         if padding_side not in (None, "right"):
-            raise InputError(f"padding_side={padding_side!r}: shorter texts are padded on the right")
+            raise InputError(
+                f"padding_side={padding_side!r}: shorter texts are padded on the right"
+            )
         texts = [input] if isinstance(input, str) else list(input)
         bos = self.tokenizer.bos_token_id
         start = [bos] if bos is not None and prepend_bos is not False else []

@@ -76,8 +76,19 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
     except InputError:
         raise
     except Exception as error:
+        if _is_of_encoding(error):
+            raise InputError(
+                f"dataset_path={dataset_path!r} is not in UTF-8: convert it, for example with "
+                "iconv -f LATIN1 -t UTF-8"
+            ) from error
         raise InputError(
             f"dataset_path={dataset_path!r} cannot be loaded ({first_line(error)}): give "
             f"{EMBEDDED_DATASET_NAME!r}, a .jsonl, .csv, .parquet or .txt file, a folder written "
             "by datasets.save_to_disk, or a hub data set that can be reached"
         ) from error
+
+
+def _is_of_encoding(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, UnicodeDecodeError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -72,9 +72,7 @@ class TrainingText:
         dataset = load_text(path, "train", cfg.streaming) if given is None else given
         name = f"dataset_path={path!r}" if path else "override_dataset"
         rows = Rows(dataset, name, reading, model)
-        reading = TextReading.of_run(
-            cfg, model_dtype=model.dtype_name, text_column=rows.column
-        )
+        reading = TextReading.of_run(cfg, model_dtype=model.dtype_name, text_column=rows.column)
         if cfg.use_cached_activations:
             return cls(rows, reading, text, None)
         _look_at(Rows(dataset, name, reading, model), reading, model)
