@@ -17,7 +17,6 @@ from sae_lens_poly.evaluation.evaluate import Evaluation
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
 
-
 #: Columns of the terminal that tables take at most; wider ones are divided.
 WIDTH = 100
 

@@ -1,4 +1,4 @@
-"""SAELens' proxy of a Hugging Face model, with what of TransformerLens' models is used beside it."""
+"""SAELens' proxy of a Hugging Face model, with what else of TransformerLens' models is used."""
 
 from __future__ import annotations
 
