@@ -10,7 +10,7 @@ from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_poly.architectures.checks import check_training_dtype
 from sae_lens_poly.architectures.decoders.term import CODE_LIMIT, TERMS, Term
-from sae_lens_poly.constraints import Constraint, Flag, Number, check_fields
+from sae_lens_poly.constraints import Constraint, Flag, Number, Registered, check_fields
 from sae_lens_poly.errors import InputError
 
 #: Architecture to the config of PolySAE's published form of it.
@@ -55,7 +55,8 @@ class PolynomialFields:
     DEFAULT_RANK: ClassVar[int] = 32
     DEGREES: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
-    POLYNOMIAL_CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "decoder": Registered(lambda: sorted({kind.split("/")[0] for kind in TERMS})),
         "degree": Number(at_least=1, at_most=3, whole=True),
         "rank_2": Number(at_least=1, whole=True, optional=True),
         "rank_3": Number(at_least=1, whole=True, optional=True),
@@ -103,11 +104,8 @@ class PolynomialFields:
         Raises:
             InputError: Naming the field, its value and the remedy.
         """
-        check_fields(self, self.POLYNOMIAL_CONSTRAINTS)
+        check_fields(self, PolynomialFields.CONSTRAINTS)
         cfg: Any = self
-        decoders = sorted({kind.split("/")[0] for kind in TERMS})
-        if self.decoder not in decoders:
-            raise InputError(f"decoder={self.decoder!r} is unknown: choose {', '.join(decoders)}")
         if self.projection == "shared_u":
             raise InputError(
                 "projection='shared_u' is PolySAE's published form, which has architectures of "

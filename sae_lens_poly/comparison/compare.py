@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -20,8 +19,10 @@ from statistics import mean
 from typing import Any
 
 import torch
+from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
 from sae_lens_poly.comparison.train_arms import train_arm
@@ -35,17 +36,26 @@ from sae_lens_poly.evaluation.saved import (
     held_out_explained_variance,
     load_evaluation_data,
 )
+from sae_lens_poly.evaluation.saved_figures import read_evaluation
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
-from sae_lens_poly.training.data import load_text
+from sae_lens_poly.read_files import read_json
+from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
-from sae_lens_poly.whole_files import write_json
+from sae_lens_poly.training.training_text import TrainingText
+from sae_lens_poly.whole_files import require_writable, sole_user, write_json
 
 TUNING_FILENAME = "explained_variance.json"
+
+
+class _TuningResult(TypedDict):
+    explained_variance: float | None
+    settings: dict[str, Any]
+
 
 #: Seeds of runs that only choose a learning rate; not among those that are reported. One is not
 #: enough: near the largest rate that works, runs of other seeds come out far worse.
@@ -104,9 +114,9 @@ class Bench:
         if not isinstance(stack, RecordedStack):
             return
         cfg = arm_config(self.comparison.arms[0], 1.0, 0, hook_name=stack.hook_name)
-        store = ActivationsStore.from_config(
-            stack, fit_to_model(cfg, stack.d_in), load_text(cfg.dataset_path, "train")
-        )
+        cfg = fit_to_model(cfg, stack.d_in)
+        text = TrainingText.of_run(cfg, stack)
+        store = ActivationsStore.from_config(stack, cfg, text.dataset)
         per_batch = cfg.store_batch_size_prompts * cfg.context_size
         for _ in tqdm(
             range(self.comparison.training_tokens // per_batch), desc="activations", unit="batch"
@@ -127,17 +137,30 @@ class Task:
     def do(self, bench: Bench) -> None:
         """Do it, unless its result is there."""
         if self.kind == "tune":
-            folder = bench.tuning_folder(self.arm, self.lr, self.seed)
-            train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
-            result, settings = folder / TUNING_FILENAME, bench.settings
-            if not _has(result, settings):
-                value = held_out_explained_variance(folder, bench.stack, settings, bench.device)
-                write_json(result, {"explained_variance": value, "settings": settings.to_dict()})
+            self._tune(bench)
             return
         folder = bench.folder(self.arm, self.seed)
         train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
         if self.kind == "evaluate" and not _has(folder / EVALUATION_FILENAME, bench.settings):
             evaluate_saved(folder, device=bench.device, data=bench.data_for(folder))
+
+    def _tune(self, bench: Bench) -> None:
+        """Measure a learning rate; one at which the run diverges has no figure."""
+        folder = bench.tuning_folder(self.arm, self.lr, self.seed)
+        result, settings = folder / TUNING_FILENAME, bench.settings
+        try:
+            train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
+            diverged = not (folder / SAE_CFG_FILENAME).is_file()
+        except DivergedRun:
+            diverged = True
+        if _has(result, settings):
+            return
+        value = (
+            None
+            if diverged
+            else held_out_explained_variance(folder, bench.stack, settings, bench.device)
+        )
+        write_json(result, {"explained_variance": value, "settings": settings.to_dict()})
 
 
 def run_comparison(
@@ -165,8 +188,13 @@ def run_comparison(
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
         StoppedRun: If a signal stopped it; the next call goes on.
     """
-    bench = Bench(comparison, output, device)
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable(output, remedy="free some space, or give another --output")
+    with sole_user(output / "runs"):
+        return _run(Bench(comparison, output, device), seeds, jobs, evaluate)
+
+
+def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[str, Any]:
+    comparison = bench.comparison
     if evaluate:  # so that a set that cannot be loaded ends it here, not after training
         load_probing_sets(bench.stack, bench.settings)
     bench.record()
@@ -179,7 +207,7 @@ def run_comparison(
     ]
     _do_all(tuning, bench, jobs, "learning rates")
     tuned = {arm.name: _tuned(bench, arm) for arm in comparison.arms}
-    chosen = {name: max(found, key=lambda lr: found[lr] or 0.0) for name, found in tuned.items()}
+    chosen = {name: _best(name, found) for name, found in tuned.items()}
     kind = "evaluate" if evaluate else "train"
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     tasks = [Task(arm, kind, chosen[arm.name], seed) for seed in seeds for arm in comparison.arms]
@@ -192,7 +220,7 @@ def run_comparison(
         "settings": bench.settings.to_dict(),
         "evaluations": {
             arm.name: {
-                str(seed): json.loads((bench.folder(arm, seed) / EVALUATION_FILENAME).read_text())
+                str(seed): read_evaluation(bench.folder(arm, seed) / EVALUATION_FILENAME)
                 for seed in seeds
             }
             for arm in comparison.arms
@@ -201,16 +229,31 @@ def run_comparison(
 
 
 def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
-    """Learning rate to mean explained variance; None where there was no choice."""
+    """Learning rate to mean explained variance; None where there was no choice, or divergence."""
     rates = arm.learning_rates
     if len(rates) == 1:
         return {rates[0]: None}
-    return {lr: mean(_tuning_result(bench, arm, lr, seed) for seed in TUNING_SEEDS) for lr in rates}
+    found = {}
+    for lr in rates:
+        values = [_tuning_result(bench, arm, lr, seed) for seed in TUNING_SEEDS]
+        known = [value for value in values if value is not None]
+        found[lr] = mean(known) if len(known) == len(values) else None
+    return found
 
 
-def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float:
+def _best(name: str, tuned: dict[float, float | None]) -> float:
+    known = {lr: value for lr, value in tuned.items() if value is not None}
+    if not known and len(tuned) > 1:
+        raise InputError(
+            f"learning_rates: runs of the arm {name!r} diverge at each of {sorted(tuned)}: give "
+            "lower ones"
+        )
+    return max(known, key=lambda lr: known[lr], default=next(iter(tuned)))
+
+
+def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float | None:
     path = bench.tuning_folder(arm, lr, seed) / TUNING_FILENAME
-    return json.loads(path.read_text())["explained_variance"]
+    return read_json(path, _TuningResult)["explained_variance"]
 
 
 def _has(path: Path, settings: EvaluationSettings) -> bool:
@@ -218,9 +261,11 @@ def _has(path: Path, settings: EvaluationSettings) -> bool:
     if not path.is_file():
         return False
     try:
-        return json.loads(path.read_text()).get("settings") == settings.to_dict()
-    except (json.JSONDecodeError, AttributeError):  # of an older version
+        is_tuning = path.name == TUNING_FILENAME
+        read = read_json(path, _TuningResult) if is_tuning else read_evaluation(path)
+    except InputError:  # damaged, or of an older version
         return False
+    return read["settings"] == settings.to_dict()
 
 
 def _do_all(tasks: list[Task], bench: Bench, jobs: int, what: str) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sae_lens import TrainingSAE
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME, TRAINER_STATE_FILENAME
+from safetensors.torch import load_file
 
 from sae_lens_poly.dictionary_folder import require_files
-from sae_lens_poly.errors import InputError, first_line
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.manifest import check_manifest
+from sae_lens_poly.read_files import require_tensors
+from sae_lens_poly.training.checkpoint_files import STORE_STATE
+from sae_lens_poly.training.checkpoint_writer import size_of
+from sae_lens_poly.training.fine_tuning import load_training_dictionary
+from sae_lens_poly.whole_files import require_writable, whole_folder
 
 
 def export_checkpoint(
@@ -25,21 +32,27 @@ def export_checkpoint(
         device: Where to do it.
 
     Raises:
-        InputError: If the folder holds no training dictionary.
+        InputError: If the checkpoint holds no training dictionary, or ``folder`` is a checkpoint
+            or cannot be written. What it held is then whole.
     """
-    require_files(checkpoint, "give the folder of a checkpoint")
-    try:
-        sae = TrainingSAE.load_from_disk(checkpoint, device=device)
-    except Exception as error:
+    if (Path(folder) / TRAINER_STATE_FILENAME).exists():
         raise InputError(
-            f"{str(checkpoint)!r} cannot be loaded as a dictionary in training "
-            f"({first_line(error)[:200]}): give a folder that a run wrote under its "
-            "checkpoint_path, not its output_path"
-        ) from error
+            f"{str(folder)!r} is a checkpoint, which an export would replace: give another folder"
+        )
+    require_writable(folder)
+    checkpoint = Path(checkpoint)
+    require_files(checkpoint, "give the folder of a checkpoint")
+    check_manifest(checkpoint)
+    sae = load_training_dictionary(checkpoint, device)
+    metadata, state = sae.cfg.metadata, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME
+    if metadata.texts_read is None and state.is_file():  # of SAELens' own runner
+        require_tensors(state, STORE_STATE)
+        metadata.n_dataset_rows_read = int(load_file(state)["n_dataset_processed"])
     if dense is not None:
         if not hasattr(sae.cfg, "export_dense"):
             raise InputError(
                 f"dense={dense} is for crosscoders, and this is {sae.cfg.architecture()!r}"
             )
         sae.cfg.export_dense = dense
-    sae.save_inference_model(folder)
+    with whole_folder(folder, manifest=True, n_bytes=size_of(sae)) as unfinished:
+        sae.save_inference_model(unfinished)

@@ -153,11 +153,79 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
         ),
         ({"dataset_path": "some/text"}, "has no held-out part"),
         ({"arms": {"a": {"architecture": "crosscoder", "mask_p": 3}}}, "the arm 'a': mask_p=3"),
+        ({"learning_rates": [float("nan")]}, r"learning_rates=\[nan\]"),
+        ({"learning_rates": [0.001, 1e-3]}, "0.001 twice"),
+        ({"learning_rates": {"a": 1}}, "learning_rates="),
+        ({"training_tokens": "many"}, "training_tokens='many'"),
+        ({"training_tokens": [4096, 1]}, "training_tokens='4096 1'"),
+        ({"d_sae": 0.5}, "d_sae='0.5'"),
+        ({"k": float("inf")}, "k=inf"),
+        ({"hook_name": ["a"] * 2}, "hook_name='a a'"),
+        ({"record_gb": -1}, "record_gb=-1"),
+        ({"run": {"lr_scheduler_name": "linear"}}, "the arm .*: lr_scheduler_name"),
+        ({"run": {"context": 64}}, "--context is not a flag of train"),
+        ({"run": {"lr_warm_up_steps": 99}}, "lr_warm_up_steps=99"),
+        ({"run": {"device": "cuda:99"}}, "device='cuda:99'"),
+        ({"run": "fast"}, "run is not a mapping"),
+        ({"arms": {"a": 3}}, "'a' is not a mapping"),
+        ({"arms": {"..": {"architecture": "crosscoder"}}}, "needs a name"),
+        ({"arms": {"a" * 300: {"architecture": "crosscoder"}}}, "needs a name"),
+        ({"arms": {"a": {"architecture": "crosscoder", "separate": "maybe"}}}, "separate='maybe'"),
+        (
+            {"arms": {"a": {"architecture": "crosscoder", "learning_rates": []}}},
+            "no learning_rates",
+        ),
+        ({"arms": {"a": {"architecture": "poly_topk"}}}, "is for one hook point"),
+        ({"evaluation": {"n_batches": float("nan")}}, "n_batches=nan"),
+        ({"evaluation": {"probe_ks": [0]}}, "probe_ks="),
+        ({"evaluation": {"probing": ["missing.jsonl"]}}, "probing='missing.jsonl'"),
+        ({"evaluation": {"dataset_path": "missing.jsonl"}}, "dataset_path='missing.jsonl'"),
     ],
 )
 def test_wrong_files_are_refused_before_training(tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
         read_comparison(written(tmp_path, **fields))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "cannot be read as YAML"),
+        (b"a: \xff", "cannot be read as YAML"),
+        (b"a: " + b"9" * 5000, "cannot be read as YAML"),
+        (b"[" * 5000, "cannot be read as YAML"),
+        (b"k: 1\nk: 2", "'k' stands twice"),
+        (b"run: {lr: 1, lr: 2}", "'lr' stands twice"),
+        (b"!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        (b"- a", "has no fields"),
+        (b"", "has no fields"),
+        (b"&a {a: *a}", "more than 10,000 values"),
+        (
+            b"a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+            b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+            b"e: [*d,*d,*d,*d,*d,*d,*d,*d,*d]",
+            "more than 10,000 values",
+        ),
+        (b"#" * 1_000_001, "more than 1,000,000 bytes"),
+    ],
+)
+def test_files_that_are_no_comparison(tmp_path, content, message):
+    path = tmp_path / "small.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_comparison(str(path))
+
+
+def test_settings_may_be_shared_by_an_alias(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "# räume\n{model_name: stdlib-6l, hook_name: blocks.1.hook_resid_post, k: 4, d_sae: 32,"
+        " dataset_path: stdlib, training_tokens: 4096, learning_rates: 1e-3,"
+        " arms: {a: &a {architecture: topk}, b: {<<: *a, k: 3}}}",
+        encoding="utf-8",
+    )
+    arms = read_comparison(str(path)).arms
+    assert [(arm.name, arm.flags["k"]) for arm in arms] == [("a", 4), ("b", 3)]
 
 
 def test_wrong_calls_are_refused(tmp_path, capsys):

@@ -12,12 +12,15 @@ from typing_extensions import Self, override
 
 from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
 from sae_lens_poly.architectures.crosscoders.old_fields import with_new_names
-from sae_lens_poly.architectures.crosscoders.stack import check_stack, with_hook_names
+from sae_lens_poly.architectures.crosscoders.stack import (
+    STACK_CONSTRAINTS,
+    check_stack,
+    with_hook_names,
+)
 from sae_lens_poly.architectures.decoders.term import Term
-from sae_lens_poly.architectures.encoders import SCORES
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
-from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, check_fields
+from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, Registered, check_fields
 from sae_lens_poly.errors import InputError
 
 
@@ -182,8 +185,11 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     k_aux: int | None = None
     export_dense: bool = False
 
-    #: What fields may be that belong to no sparsifier.
+    #: What fields may be, those of every sparsifier among them: a NaN is refused anywhere.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        **STACK_CONSTRAINTS,
+        **{name: what for each in SPARSIFIERS.values() for name, what in each.CONSTRAINTS.items()},
+        "sparsifier": Registered(lambda: SPARSIFIERS),
         "use_sparse_activations": Flag(),
         "mask_p": Number(at_least=0, at_most=1),
         "mask_mode": Choice("bernoulli", "one"),
@@ -194,10 +200,10 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
         "init_norm_over": Choice("stack", "hook"),
         "same_hook_init": Flag(),
         "encoder_init": Choice("transposed", "independent"),
-        "aux_loss_coefficient": Number(at_least=0),
+        "aux_loss_coefficient": Number(at_least=0, optional=True),
         "k_aux": Number(above=0, whole=True, optional=True),
         "export_dense": Flag(),
-        "score_by_decoder_norm": Flag(),
+        "score_by_decoder_norm": Flag(optional=True),
     }
 
     @override
@@ -212,10 +218,7 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
 
     @override
     def __post_init__(self) -> None:
-        if self.sparsifier not in SPARSIFIERS:
-            raise InputError(
-                f"sparsifier={self.sparsifier!r} is unknown: choose of {', '.join(SPARSIFIERS)}"
-            )
+        check_fields(self, TrainingCrosscoderConfig.CONSTRAINTS)
         if self.score_by_decoder_norm is None:
             self.score_by_decoder_norm = self.decoder_weights == "dense"
         if self.aux_loss_coefficient is None:
@@ -236,13 +239,6 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
             InputError: Naming the field, its value and the remedy.
         """
         check_training_dtype(self)
-        for sparsifier in SPARSIFIERS.values():  # a NaN is refused where it would not be used, too
-            check_fields(self, sparsifier.CONSTRAINTS)
-        check_fields(self, self.CONSTRAINTS)
-        if self.encoder_score not in SCORES:
-            raise InputError(
-                f"encoder_score={self.encoder_score!r} is unknown: choose of {', '.join(SCORES)}"
-            )
         SPARSIFIERS[self.sparsifier].check(self)
         if not self.selects and (self.k_start is not None or self.k_anneal_steps):
             raise InputError(

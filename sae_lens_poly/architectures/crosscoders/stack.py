@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_lens_poly.architectures.crosscoders.hook_structure import HookStructure, make_structure
+from sae_lens_poly.architectures.crosscoders.hook_structure import (
+    STRUCTURES,
+    HookStructure,
+    make_structure,
+)
+from sae_lens_poly.architectures.encoders import SCORES
 from sae_lens_poly.architectures.weights import WEIGHTS, Grouped, Weights
 from sae_lens_poly.architectures.weights.factored import check_ranks
-from sae_lens_poly.constraints import Constraint, Flag, Number, check_fields
+from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, Registered, check_fields
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 
-CONSTRAINTS: dict[str, Constraint] = {
+#: What the fields of a stack may be.
+STACK_CONSTRAINTS: dict[str, Constraint] = {
     "d_in": Number(at_least=1, whole=True),
     "d_sae": Number(at_least=1, whole=True),
     "n_hooks": Number(at_least=1, whole=True),
     "apply_b_dec_to_input": Flag(),
+    "structure": Choice(*STRUCTURES),
+    "encoder_weights": Registered(lambda: WEIGHTS),
+    "decoder_weights": Registered(lambda: WEIGHTS),
+    "encoder_score": Registered(lambda: SCORES),
 }
 
 
@@ -25,7 +35,7 @@ def check_stack(cfg: Any) -> None:
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
-    check_fields(cfg, CONSTRAINTS)
+    check_fields(cfg, STACK_CONSTRAINTS)
     if cfg.d_in % cfg.n_hooks:
         raise InputError(
             f"n_hooks={cfg.n_hooks} does not divide d_in={cfg.d_in}: d_in is n_hooks times "

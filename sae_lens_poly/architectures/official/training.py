@@ -79,7 +79,7 @@ class PublishedFields:
     decoder: ClassVar[str] = "interactions"
     projection: ClassVar[str] = "codes"
 
-    PUBLISHED_CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         "degree": Number(at_least=1, at_most=3, whole=True),
         "rank_1": Number(at_least=1, whole=True, optional=True),
         "rank_2": Number(at_least=1, whole=True, optional=True),
@@ -94,7 +94,7 @@ class PublishedFields:
         super().__post_init__()  # type: ignore[misc]
         cfg: Any = self
         check_training_dtype(cfg)
-        check_fields(self, self.PUBLISHED_CONSTRAINTS)
+        check_fields(self, PublishedFields.CONSTRAINTS)
         check_aux_k(cfg)
         if getattr(cfg, "matryoshka_widths", None):
             check_matryoshka_widths(cfg.matryoshka_widths, cfg.d_sae)
