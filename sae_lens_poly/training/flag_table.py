@@ -103,8 +103,6 @@ def flags_of_classes() -> FlagTable:
 
 def _to_plain(value: Any) -> Any:
     """A constraint as its class and what differs from that class' defaults."""
-    if isinstance(value, constraints.Registered):
-        value = value.now()
     if isinstance(value, tuple):
         return [_to_plain(item) for item in value]
     if not dataclasses.is_dataclass(value):

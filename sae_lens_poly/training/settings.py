@@ -23,6 +23,7 @@ from sae_lens_poly.constraints import (
     Flag,
     ListOf,
     Number,
+    Registered,
     Text,
     check_value,
     constraint_of,
@@ -136,7 +137,8 @@ def constraints_of(config_class: type) -> dict[str, Constraint]:
             constraint = dataclasses.replace(
                 constraint, whole=of_type.whole, optional=of_type.optional
             )
-        found[field.name] = declared.get(field.name, constraint)
+        constraint = declared.get(field.name, constraint)
+        found[field.name] = constraint.now() if isinstance(constraint, Registered) else constraint
     return found
 
 
