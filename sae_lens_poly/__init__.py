@@ -3,6 +3,8 @@
 Importing this package registers its architectures with SAELens.
 """
 
+from importlib.metadata import version
+
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.crosscoder_config import (
     CrosscoderConfig,
@@ -91,11 +93,14 @@ __all__ = [
     "TrainingCrosscoderConfig",
     "TrainingPolyCrosscoderConfig",
     "TrainingRunner",
+    "__version__",
     "describe_weights",
     "expand_hook_names",
     "export_checkpoint",
     "load_stacked_model",
     "register",
 ]
+
+__version__ = version("sae-lens-poly")
 
 register()
