@@ -189,7 +189,7 @@ def markdown(evaluations: Evaluations) -> str:
         if all(cell is None for row in rows.values() for cell in row):
             continue
         lines = [
-            f"### {part.title}",
+            f"## {part.title}",
             "",
             "| | " + " | ".join(column.heading for column in part.columns) + " |",
             "|---" * (len(part.columns) + 1) + "|",
