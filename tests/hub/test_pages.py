@@ -20,6 +20,7 @@ def blocks(page, heading):
     return re.findall(r"```(\w*)\n(.*?)```", section[1], re.DOTALL)
 
 
+@pytest.mark.slow
 def test_copied_commands(hub, tmp_path):
     (shell, commands), (python, loading) = blocks("docs/hub.md", "The hub")
     assert (shell, python) == ("", "python")

@@ -30,6 +30,7 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_training_from_python(tmp_path, monkeypatch):
     (block,) = re.findall(r"From Python:\n\n```python\n(.*?)```", README.read_text(), re.DOTALL)
     for old, new in {

@@ -79,6 +79,7 @@ def test_holds_every_file_of_the_package(wheel):
     assert "sae_lens_poly/py.typed" in packed
 
 
+@pytest.mark.slow
 def test_trains_evaluates_and_compares_outside_the_checkout(installed):
     command = installed / "venv" / "bin" / "sae-lens-poly"
     asked = "import sae_lens_poly as p; print(p.__file__, p.__version__)"
