@@ -18,10 +18,10 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
 from sae_lens_poly.training.flags import build_config
 
-# How the model reads the text, which has to be the same in all arms too.
+# How the model reads the text, which all arms share as well.
 _TEXT_FIELDS = ("context_size", "prepend_bos", "seqpos_slice", "store_batch_size_prompts")
 
-# What has to be the same in all arms, and stands beside them.
+# What all arms share, named beside them in the file.
 _SHARED_FIELDS = ("training_tokens", "d_sae", "k", "model_name", "hook_name", "dataset_path")
 
 
@@ -33,9 +33,9 @@ class Arm:
     flags: dict[str, Any]
     """Fields of the run and the dictionary, as ``train`` takes them as flags."""
     learning_rates: tuple[float, ...]
-    """Those that it is tuned over."""
+    """The rates that it is tuned over."""
     separate: bool = False
-    """Whether every hook point gets a dictionary of its own."""
+    """Whether every hook point gets a separate dictionary."""
 
     @property
     def folder_name(self) -> str:
@@ -53,12 +53,13 @@ class Comparison:
       all arms share.
     - ``run``: further flags of ``train`` for all arms (batch size, context size, ...).
     - ``learning_rates``: where there are several, each arm takes the one with the highest explained
-      variance on other held-out text, mean of two seeds of their own. An arm may have others.
+      variance on other held-out text, mean of two seeds that are used for nothing else. An arm may
+      have a list that replaces it.
     - ``record_gb``: up to how much disk the activations may take that are computed once for all
       arms; a comparison that needs more computes them for each arm.
     - ``evaluation``: see :class:`~sae_lens_poly.evaluation.settings.EvaluationSettings`.
     - ``arms``: name to fields of the dictionary, for example ``{architecture: crosscoder,
-      mask_p: 0.05}``. With ``separate: true`` every hook point gets a dictionary of its own, of the
+      mask_p: 0.05}``. With ``separate: true`` every hook point gets a separate dictionary, of the
       same width and k.
     """
 
@@ -71,10 +72,10 @@ class Comparison:
     description: str = ""
 
     def only(self, names: list[str] | None) -> Comparison:
-        """The same with these arms alone (None: all).
+        """The same comparison with these arms alone (None: all).
 
         Raises:
-            InputError: If there is none of a name.
+            InputError: If there is no arm of a name.
         """
         known = {arm.name: arm for arm in self.arms}
         for name in names or []:
@@ -88,7 +89,7 @@ class Comparison:
 
 
 def presets() -> list[str]:
-    """Names of the comparisons that come with the package."""
+    """Names of the comparisons that ship with the package."""
     folder = resources.files("sae_lens_poly.comparison") / "presets"
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
 
