@@ -24,6 +24,7 @@ def test_a_second_registration_and_a_reload_are_harmless():
     assert SAE_CLASS_REGISTRY["crosscoder"][0].__name__ == "Crosscoder"
 
 
+@pytest.mark.slow
 def test_a_whole_new_import_is_harmless():
     code = (
         "import sys, sae_lens_poly\n"

@@ -1,4 +1,4 @@
-"""Runs a comparison: rates, seeds, evaluations, tables; what is finished is not done again."""
+"""Runs a comparison: learning rates, seeds, evaluations. What is finished is kept."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ TUNING_SEEDS = (1000, 1001)
 
 @dataclass
 class Bench:
-    """A comparison and the folder of its results; what a worker process needs to know."""
+    """A comparison and the folder of its results: all that a worker process needs."""
 
     comparison: Comparison
     output: Path
@@ -171,7 +171,7 @@ def run_comparison(
     device: str = "cpu",
     evaluate: bool = True,
 ) -> dict[str, Any]:
-    """Train and evaluate all arms; what a former call finished is kept.
+    """Train and evaluate all arms; what an earlier call finished is kept.
 
     Args:
         comparison: What to compare.
@@ -179,14 +179,14 @@ def run_comparison(
         seeds: One run of every arm for each.
         jobs: Processes that work at once, sharing the processor's cores.
         device: Where to train and evaluate.
-        evaluate: Whether to evaluate, too.
+        evaluate: Whether to evaluate as well.
 
     Returns:
         The learning rate of each arm, what it was chosen by and, by arm and seed, the evaluation.
 
     Raises:
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
-        StoppedRun: If a signal stopped it; the next call goes on.
+        StoppedRun: If a signal stopped it; the next call continues.
     """
     require_writable(output, remedy="free some space, or give another --output")
     with sole_user(output / "runs"):
@@ -303,7 +303,7 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:  # a worker was stopped between two pieces of work
             raise StoppedRun(None) from None
-        except Exception:  # not after what the others are at; the next call goes on with it
+        except Exception:  # without waiting for the others; the next call finishes their work
             _interrupt_workers(stop)
             raise
         finally:
@@ -326,7 +326,7 @@ def _passing_on_sigterm(stop: Event) -> Iterator[None]:
 
 
 def _interrupt_workers(stop: Event) -> None:
-    stop.set()  # a worker may have pieces of work at hand that cannot be called back
+    stop.set()  # a worker may hold pieces of work that cannot be called back
     for process in multiprocessing.active_children():
         if process.pid is not None:
             os.kill(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Training the arms of a comparison: each run once, whatever interrupts it."""
+"""Trains the arms of a comparison: each run once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def train_arm(
 ) -> None:
     """Train one arm with one seed and save its dictionary to ``folder``.
 
-    A dictionary that is there already is left alone; a run that was stopped goes on from the
+    A dictionary that is there already is left alone; a run that was stopped continues from the
     checkpoint that it saved.
 
     Args:
         arm: What to train.
         lr: Its learning rate.
-        seed: Of its weights, its order of activations and its masking.
-        folder: Where the dictionary will be; what is unfinished is beside it.
+        seed: For its weights, its order of activations and its masking.
+        folder: Where the dictionary will be; while it is unfinished it is beside that.
         stack: The model with all hook points of the comparison.
         device: Where to train; where the model is.
 

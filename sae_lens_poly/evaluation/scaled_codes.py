@@ -44,7 +44,7 @@ def scaled_codes(sae: SAE[Any], x: torch.Tensor, norms: torch.Tensor | None = No
     Args:
         sae: An inference dictionary.
         x: Raw activations (..., d_in), hook points end to end.
-        norms: ``latent_norms(sae)``, if at hand.
+        norms: ``latent_norms(sae)``, if it has been computed.
     """
     norms = latent_norms(sae) if norms is None else norms
     return sae.encode(x.to(sae.device, sae.dtype)).float() * norms.float()
