@@ -229,7 +229,7 @@ def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[
 
 
 def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
-    """Learning rate to mean explained variance; None where there was no choice, or a run diverged."""
+    """Learning rate to mean explained variance; None without a choice, or where a run diverged."""
     rates = arm.learning_rates
     if len(rates) == 1:
         return {rates[0]: None}
