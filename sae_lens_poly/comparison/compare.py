@@ -1,4 +1,4 @@
-"""Runs a comparison: learning rates, seeds, evaluations. What is finished is kept."""
+"""Runs a comparison: rates, seeds, evaluations, tables; what is finished is not done again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ TUNING_SEEDS = (1000, 1001)
 
 @dataclass
 class Bench:
-    """A comparison and the folder of its results: all that a worker process needs."""
+    """A comparison and the folder of its results; what a worker process needs to know."""
 
     comparison: Comparison
     output: Path
@@ -171,7 +171,7 @@ def run_comparison(
     device: str = "cpu",
     evaluate: bool = True,
 ) -> dict[str, Any]:
-    """Train and evaluate all arms; what an earlier call finished is kept.
+    """Train and evaluate all arms; what a former call finished is kept.
 
     Args:
         comparison: What to compare.
@@ -179,14 +179,14 @@ def run_comparison(
         seeds: One run of every arm for each.
         jobs: Processes that work at once, sharing the processor's cores.
         device: Where to train and evaluate.
-        evaluate: Whether to evaluate as well.
+        evaluate: Whether to evaluate, too.
 
     Returns:
         The learning rate of each arm, what it was chosen by and, by arm and seed, the evaluation.
 
     Raises:
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
-        StoppedRun: If a signal stopped it; the next call continues.
+        StoppedRun: If a signal stopped it; the next call goes on.
     """
     require_writable(output, remedy="free some space, or give another --output")
     with sole_user(output / "runs"):
@@ -229,7 +229,7 @@ def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[
 
 
 def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
-    """Learning rate to mean explained variance; None where there was no choice, or divergence."""
+    """Learning rate to mean explained variance; None without a choice, or where a run diverged."""
     rates = arm.learning_rates
     if len(rates) == 1:
         return {rates[0]: None}
@@ -303,7 +303,7 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:  # a worker was stopped between two pieces of work
             raise StoppedRun(None) from None
-        except Exception:  # without waiting for the others; the next call finishes their work
+        except Exception:  # not after what the others are at; the next call goes on with it
             _interrupt_workers(stop)
             raise
         finally:
@@ -326,7 +326,7 @@ def _passing_on_sigterm(stop: Event) -> Iterator[None]:
 
 
 def _interrupt_workers(stop: Event) -> None:
-    stop.set()  # a worker may hold pieces of work that cannot be called back
+    stop.set()  # a worker may have pieces of work at hand that cannot be called back
     for process in multiprocessing.active_children():
         if process.pid is not None:
             os.kill(process.pid, signal.SIGINT)

@@ -48,7 +48,7 @@ class HuggingFaceModel(HookedProxyLM):
         """The unembedding, (d_model, d_vocab)."""
         return self.model.get_output_embeddings().weight.T
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: str | Sequence[str] | torch.Tensor,
         return_type: Literal["logits", "loss", "both"] | None = "logits",
@@ -78,7 +78,7 @@ class HuggingFaceModel(HookedProxyLM):
         )
         if return_type is None:
             return None
-        return output.loss if return_type == "loss" else output  # type: ignore[union-attr]
+        return output.loss if return_type == "loss" else output
 
     def to_tokens(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -132,8 +132,9 @@ class StackedHooks(HookedRootModule):
 
     def running(self) -> AbstractContextManager[Any]:
         """The precision that runs are in, as a context."""
-        device = _device_of(self.model).type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast)
+        if not self.autocast:  # that of who calls, such as SAELens' store
+            return nullcontext()
+        return torch.autocast(_device_of(self.model).type, dtype=torch.bfloat16)
 
     def narrowed(self, hook_name: str) -> StackedHooks:
         """The same model with these hook points stacked instead."""

@@ -62,8 +62,16 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
         InputError: If the data set cannot be found or read.
     """
     path = Path(dataset_path)
-    if path.is_dir() and not (path / "dataset_info.json").is_file():
-        require_searchable(path, "dataset_path")
+    name = dataset_path
+    if path.is_dir():
+        name = str(path.resolve())  # "text" and "json" mean something else to datasets
+        if not (path / "dataset_info.json").is_file():
+            require_searchable(path, "dataset_path")
+    elif name in TEXT_FILES.values():
+        raise InputError(
+            f"dataset_path={name!r} is a kind of file, and there is no folder of that name: give "
+            "a file, a folder, or a data set of the hub"
+        )
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     try:
         if path.is_file() and suffix in TEXT_FILES:
@@ -72,7 +80,7 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
             return load_dataset(TEXT_FILES[suffix], data_files=str(path), split="train")
         if (path / "dataset_info.json").is_file():
             return load_from_disk(str(path))
-        return load_dataset(dataset_path, split="train", streaming=streaming)
+        return load_dataset(name, split="train", streaming=streaming)
     except InputError:
         raise
     except Exception as error:

@@ -46,13 +46,13 @@ class LossWatch:
             return output
 
         # As SAELens itself puts the compiled function in place of the method.
-        sae.training_forward_pass = watched  # type: ignore[method-assign]
+        sae.training_forward_pass = watched
         try:
             yield
         finally:
             del sae.training_forward_pass
             if is_compiled:
-                sae.training_forward_pass = forward  # type: ignore[method-assign]
+                sae.training_forward_pass = forward
 
     def _look_at(self, loss: torch.Tensor) -> None:
         step = self.trainer.n_training_steps

@@ -18,6 +18,7 @@ from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training._interruption import InterruptedException
+from sae_lens.training.prefetch import PrefetchingIterator
 from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
@@ -175,9 +176,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         try:
             with watch.watching(self.sae):
                 sae = trainer.fit()
+            boundary.stop_reading()
             writer.finish()
             return sae
         except InterruptedException:
+            boundary.stop_reading()
             raise StoppedRun(writer.save(str(trainer.n_training_samples))) from None
         except UnreadableText as error:
             if not trainer.n_training_steps or cfg.checkpoint_path is None:
@@ -258,6 +261,11 @@ class StepBoundary(Iterator[torch.Tensor]):
             if not isinstance(error, InputError):
                 said = f"dataset_path={self.dataset_path!r} cannot be read any further ({said})"
             raise UnreadableText(said) from error
+
+    def stop_reading(self) -> None:
+        """Take no more text: what a prefetching thread goes on to read would not be recorded."""
+        if isinstance(self.batches, PrefetchingIterator):
+            self.batches.close()
 
     def close(self) -> None:
         """End the progress bar and give the signals back."""

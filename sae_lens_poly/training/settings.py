@@ -274,18 +274,20 @@ def _check_text_settings(settings: Mapping[str, Any]) -> None:
     context_size, seqpos = settings["context_size"], settings["seqpos_slice"]
     if not 1 <= len(seqpos) <= 3 or (len(seqpos) == 3 and (seqpos[2] or 1) < 2):
         raise InputError(f"seqpos_slice={seqpos} must be start, end and, if any, a step above 1")
-    if not range(context_size)[slice(*seqpos)]:
+    n_positions = len(range(context_size)[slice(*seqpos)])
+    if not n_positions:
         raise InputError(
             f"seqpos_slice={seqpos} leaves none of the context_size={context_size} positions"
         )
     if settings["use_cached_activations"]:
         return
-    buffer = settings["n_batches_in_buffer"] * context_size
+    buffer = settings["n_batches_in_buffer"] * n_positions
     if buffer < settings["train_batch_size_tokens"]:
         batch = settings["train_batch_size_tokens"]
         raise InputError(
             f"train_batch_size_tokens={batch} is more than the buffer holds, "
-            f"n_batches_in_buffer * context_size = {buffer}: raise n_batches_in_buffer"
+            f"n_batches_in_buffer * {n_positions} positions of a context = {buffer}: raise "
+            "n_batches_in_buffer"
         )
 
 

@@ -104,7 +104,7 @@ class TextReading:
 
         return ActivationsStore(
             model=model,
-            dataset=rows,  # type: ignore[arg-type]  # it is read from the front, and no more
+            dataset=rows,
             streaming=True,
             hook_name=model.hook_name,
             hook_head_index=None,
@@ -122,7 +122,7 @@ class TextReading:
             autocast_lm=self.autocast_lm,
             seqpos_slice=self.seqpos_slice,
             disable_concat_sequences=self.disable_concat_sequences,
-            sequence_separator_token=self.sequence_separator_token,  # type: ignore[arg-type]
+            sequence_separator_token=self.sequence_separator_token,
             use_chat_formatting=self.use_chat_formatting,
         )
 
