@@ -6,7 +6,9 @@ Every file that this package reads is read through here. What is wrong with one 
 
 from __future__ import annotations
 
+import gzip
 import math
+import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ MOST_HEADER = 8 * 2**20
 
 #: Values in a YAML file at most, each counted as often as it is referred to.
 MOST_VALUES = 20_000
+
+#: Files and folders in a folder of data at most, where all have to be looked at.
+MOST_ENTRIES = 10_000
 
 _AGAIN = "save or download it again"
 
@@ -97,12 +102,24 @@ def check_json(text: str, kind: Any, path: Path, remedy: str = _AGAIN) -> Any:
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
-            raise damaged(path, f"not a JSON object: {first['msg']}", remedy) from None
-        place = ".".join(map(str, first["loc"]))
-        found = f"{place}: {first['msg']}, and is {first['input']!r:.60}"
-        raise damaged(path, found, remedy) from None
+        raise damaged(path, _first_fault(error), remedy) from None
+
+
+def wrong_with(text: str, kind: Any) -> str | None:
+    """What :func:`check_json` would refuse text for, or None."""
+    try:
+        _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        return _first_fault(error)
+    return None
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return f"not a JSON object: {first['msg']}"
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}, and is {first['input']!r:.60}"
 
 
 @lru_cache(maxsize=256)
@@ -247,6 +264,49 @@ def read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # whatever the unpickler meets
         raise damaged(path, first_line(error)) from None
+
+
+def require_searchable(folder: Path, field: str) -> None:
+    """Refuse a folder that is no place of data: it would be searched for data files for hours.
+
+    Args:
+        folder: The folder.
+        field: What named it.
+
+    Raises:
+        InputError: If the program runs in it or beneath it, or it has more than
+            :data:`MOST_ENTRIES` files and folders.
+    """
+    why = ""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        why = "is the folder that this program runs in, or one above"
+    n_entries = 0
+    for _, folders, files in os.walk(folder) if not why else ():
+        n_entries += len(folders) + len(files)
+        if n_entries > MOST_ENTRIES:
+            why = f"has more than {MOST_ENTRIES:,} files and folders"
+            break
+    if why:
+        raise InputError(f"{field}={str(folder)!r} {why}: name a file, or a folder of data alone")
+
+
+def require_json_rows(path: Path, field: str) -> None:
+    """Refuse a JSON file that does not begin with a row: pyarrow crashes on one that says null.
+
+    Args:
+        path: A ``.json`` or ``.jsonl``, or one of them in ``.gz``.
+        field: What named it.
+
+    Raises:
+        InputError: If it begins otherwise.
+    """
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start.startswith((b"{", b"[")):
+        raise InputError(
+            f"{field}={str(path)!r} begins with {start[:20]!r}, which is no row: give one object "
+            "a line, or a list of objects"
+        )
 
 
 def digest_file(digest: _Hash, path: Path) -> None:

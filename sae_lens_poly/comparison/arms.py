@@ -19,12 +19,13 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.paths import exists
 from sae_lens_poly.training.flags import config_of, read_run
 from sae_lens_poly.training.settings import CONSTRAINTS
+from sae_lens_poly.training.text_reading import TEXT_FIELDS
 
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
 
 # How the model reads the text, which has to be the same in all arms too.
-_TEXT_FIELDS = ("context_size", "prepend_bos", "seqpos_slice", "store_batch_size_prompts")
+_TEXT_FIELDS = (*TEXT_FIELDS, "store_batch_size_prompts")
 
 # What has to be the same in all arms, and stands beside them.
 _SHARED_FIELDS = ("training_tokens", "d_sae", "k", "model_name", "hook_name", "dataset_path")

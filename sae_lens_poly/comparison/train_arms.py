@@ -108,11 +108,12 @@ def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, de
         output_path=str(folder),
         checkpoint_path=str(checkpoints),
     )
+    cfg = fit_to_model(cfg, stack.d_in)
     if hasattr(cfg.sae, "mask_seed"):
         cfg.sae.mask_seed = seed
     # Where the run was killed before its first checkpoint was whole: from the start.
     found = next(newest_whole(checkpoints, partial(check_checkpoint, cfg=cfg)), None)
     cfg.resume_from_checkpoint = None if found is None else str(found)
     torch.manual_seed(seed)
-    TrainingRunner(fit_to_model(cfg, stack.d_in), override_model=stack).run()
+    TrainingRunner(cfg, override_model=stack).run()
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -22,6 +22,7 @@ from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
+from sae_lens_poly.evaluation.held_out import HeldOutText
 from sae_lens_poly.evaluation.metrics import (
     CosineSimilarity,
     DegreeShares,
@@ -38,6 +39,7 @@ from sae_lens_poly.evaluation.probing_sets import (
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.evaluation.splicing import SpliceBaselines, Splices, measure_splices
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.text_reading import TextReading, counted
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class EvaluationData:
         special_tokens: Ids to leave out, as SAELens' ``get_special_token_ids`` gives them. They are
             neither counted nor replaced.
         settings: How much of it is used for what.
+        reading: How the batches were read, and labelled sets will be; None: as by default.
+        text: Where the batches are from, if that is known.
     """
 
     def __init__(
@@ -127,10 +131,18 @@ class EvaluationData:
         batches: Iterable[torch.Tensor],
         special_tokens: Iterable[int] = (),
         settings: EvaluationSettings | None = None,
+        reading: TextReading | None = None,
+        text: HeldOutText | None = None,
     ) -> None:
         self.model, self.batches = model, list(batches)
         self.special_tokens = list(special_tokens)
         self.settings = settings or EvaluationSettings()
+        self.reading, self.text = reading, text
+
+    @property
+    def positions(self) -> slice:
+        """The positions of a context that count."""
+        return slice(None) if self.reading is None else self.reading.positions
 
     @cached_property
     def hook_scales(self) -> torch.Tensor:
@@ -150,17 +162,17 @@ class EvaluationData:
     def baselines(self) -> SpliceBaselines:
         """What splices are compared with."""
         n = self.settings.n_splice_batches
-        return SpliceBaselines(self.model, self.batches[:n], self.special_tokens)
+        batches = self.batches[:n]
+        return SpliceBaselines(self.model, batches, self.special_tokens, self.positions)
 
     @cached_property
     def probing_sets(self) -> list[ProbingSet]:
         """The labelled sets."""
-        return load_probing_sets(self.model, self.settings)
+        return load_probing_sets(self.model, self.settings, self.reading)
 
     def keep(self, tokens: torch.Tensor) -> torch.Tensor:
         """True where a token counts, (batch, pos)."""
-        special = torch.tensor(self.special_tokens, dtype=torch.long, device=tokens.device)
-        return ~torch.isin(tokens, special)
+        return counted(tokens, self.special_tokens, self.positions)
 
 
 @torch.no_grad()
@@ -327,7 +339,8 @@ def _probe(
 ) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
     probing: dict[str, dict[str, Summary]] = {}
     separation: dict[str, dict[str, float]] = {}
-    for own in tqdm(data.probing_sets, desc="probing", leave=False):
+    sets = data.probing_sets
+    for own in tqdm(sets, desc="probing", leave=False, disable=not sets):
         codes = own.codes(sae, folder)
         probing[own.name] = own.probe(sae, codes) | own.ceiling
         if isinstance(own, TextSet):

@@ -2,71 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure as Canvas
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
+from sae_lens_poly.evaluation.evaluate import Evaluation
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
 
+#: Columns of the terminal that tables take at most; wider ones are divided.
+WIDTH = 100
+
+# Of the first column; longer names are folded.
+_LONGEST_NAME = 36
+
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """Print all figures, one table for each kind."""
+    """Print all figures, in tables that fit the terminal or 100 columns."""
     console = Console()
-    if not console.is_terminal:  # piped: as wide as a table needs, not cut to 80 columns
-        console = Console(width=200)
-    tables = [_reconstruction(evaluation, title), _splicing(evaluation)]
-    tables += [_probing(name, evaluation) for name in evaluation.probing]
-    for table in tables:
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    width = min(console.width, WIDTH)
+    for table in _all_tables(evaluation, title, width):
         console.print(table)
     for line in _lines(evaluation):
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left")
-    return table
+def _all_tables(evaluation: Evaluation, title: str, width: int) -> Iterator[Table]:
+    yield from _reconstruction(evaluation, title, width)
+    yield from _splicing(evaluation, width)
+    for name in evaluation.probing:
+        yield from _probing(name, evaluation, width)
 
 
-def _reconstruction(evaluation: Evaluation, title: str) -> Table:
-    degrees = sorted(evaluation.pooled.degree_shares)
-    table = _table(
-        title,
-        *("hook point", "explained variance", "linear only", "MSE", "MSE, normalised", "cosine"),
-        *("CE recovered", *(f"degree {degree}" for degree in degrees), "L0", "dead", "dense"),
+def _tables(
+    title: str, first: str, names: Sequence[str], columns: dict[str, list[str]], width: int
+) -> Iterator[Table]:
+    """One table, or several one after the other so that each fits.
+
+    Args:
+        title: Of each.
+        first: Heading of the names.
+        names: Of the rows.
+        columns: Heading to one text for each row. A heading may have several lines.
+        width: Of the terminal.
+    """
+    of_names = min(max(len(name) for name in (first, *names)), _LONGEST_NAME)
+    wide = {
+        heading: max(map(len, (*heading.split("\n"), *cells))) for heading, cells in columns.items()
+    }
+    left = list(columns)
+    while left:
+        taken = [left.pop(0)]
+        # A line and a space on each side of a column, and the line that ends the table.
+        while left and of_names + 4 + sum(wide[h] + 3 for h in (*taken, left[0])) <= width:
+            taken.append(left.pop(0))
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column(Text(first), overflow="fold")
+        for heading in taken:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for row, name in enumerate(names):
+            table.add_row(Text(name), *(Text(columns[heading][row]) for heading in taken))
+        yield table
+
+
+def _reconstruction(evaluation: Evaluation, title: str, width: int) -> Iterator[Table]:
+    names = [*evaluation.per_hook, "pooled / all spliced"]
+    rows = [*evaluation.per_hook.values(), evaluation.pooled]
+    quality = {
+        "explained\nvariance": [f"{row.explained_variance:.4f}" for row in rows],
+        "linear\nonly": [f"{row.explained_variance_linear:.4f}" for row in rows],
+        "MSE": [f"{row.mse:.4g}" for row in rows[:-1]] + [""],
+        "MSE,\nnormalised": [f"{row.mse_normalised:.3f}" for row in rows],
+        "cosine": [f"{row.cosine:.4f}" for row in rows],
+        "CE\nrecovered": [f"{row.ce_recovered:.4f}" for row in rows],
+    }
+    latents = {
+        f"degree {d}": [f"{row.degree_shares[d]:+.3f}" for row in rows]
+        for d in sorted(evaluation.pooled.degree_shares)
+    } | {
+        "L0": [f"{row.l0:.2f}" for row in rows],
+        "dead": [f"{row.n_dead}/{row.n_latents}" for row in rows],
+        "dense": [f"{row.n_dense}" for row in rows],
+    }
+    yield from _tables(title, "hook point", names, quality, width)
+    yield from _tables(
+        "shares of the reconstruction, and latents", "hook point", names, latents, width
     )
 
-    def row(name: str, figures: Figures, mse: str) -> list[str]:
-        return [
-            name,
-            f"{figures.explained_variance:.4f}",
-            f"{figures.explained_variance_linear:.4f}",
-            mse,
-            f"{figures.mse_normalised:.3f}",
-            f"{figures.cosine:.4f}",
-            f"{figures.ce_recovered:.4f}",
-            *(f"{figures.degree_shares[d]:+.3f}" for d in degrees),
-            f"{figures.l0:.2f}",
-            f"{figures.n_dead}/{figures.n_latents}",
-            f"{figures.n_dense}",
-        ]
 
-    for name, figures in evaluation.per_hook.items():
-        table.add_row(*row(name, figures, f"{figures.mse:.4g}"))
-    table.add_section()
-    table.add_row(*row("pooled / all spliced", evaluation.pooled, ""))
-    return table
-
-
-def _splicing(evaluation: Evaluation) -> Table:
+def _splicing(evaluation: Evaluation, width: int) -> Iterator[Table]:
     """CE and KL of every kind of replacement, by site."""
     splices = evaluation.splicing
     names = list(splices.alone)
@@ -76,35 +109,26 @@ def _splicing(evaluation: Evaluation) -> Table:
             sites[f"the first {m}"] = by_kind
         sites["all"] = splices.together
     kinds = list(splices.together)
-    ours = [kind for kind in kinds if kind not in ABLATIONS]
-    table = _table(
-        f"splicing: CE recovered against zero ablation; CE and KL in nats (model alone: "
-        f"{splices.ce_clean:.4f})",
-        "replaced",
-        *(f"recovered, {kind}" for kind in ours),
-        *(f"CE, {kind}" for kind in kinds),
-        *(f"KL, {kind}" for kind in kinds),
-    )
-    for site, by_kind in sites.items():
-        table.add_row(
-            site,
-            *(f"{by_kind[kind].ce_recovered:.4f}" for kind in ours),
-            *(f"{by_kind[kind].ce:.3f}" for kind in kinds),
-            *(f"{by_kind[kind].kl:.4f}" for kind in kinds),
-        )
-    return table
+    for title, shown, figure in (
+        (
+            "splicing: CE recovered, against zero ablation",
+            [kind for kind in kinds if kind not in ABLATIONS],
+            "{0.ce_recovered:.4f}",
+        ),
+        (f"splicing: CE in nats (the model alone: {splices.ce_clean:.4f})", kinds, "{0.ce:.3f}"),
+        ("splicing: KL from the model alone, in nats", kinds, "{0.kl:.4f}"),
+    ):
+        columns = {
+            kind: [figure.format(by_kind[kind]) for by_kind in sites.values()] for kind in shown
+        }
+        yield from _tables(title, "replaced", list(sites), columns, width)
 
 
-def _probing(name: str, evaluation: Evaluation) -> Table:
+def _probing(name: str, evaluation: Evaluation, width: int) -> Iterator[Table]:
     """F1 and accuracy, with standard errors over tasks, by features and number of latents."""
     by_features = evaluation.probing[name]
     ks = list(dict.fromkeys(k for summary in by_features.values() for k in summary))
     n_tasks = next(iter(next(iter(by_features.values())).values()))["n_tasks"]
-    table = _table(
-        f"sparse probing: {name}, mean of {n_tasks} tasks, standard error over tasks",
-        "features",
-        *(f"{figure}, K={k}" for figure in ("F1", "accuracy") for k in ks),
-    )
 
     def cell(summary: Summary, k: str, figure: str) -> str:
         if k not in summary:
@@ -112,17 +136,18 @@ def _probing(name: str, evaluation: Evaluation) -> Table:
         error = summary[k][f"{figure}_error"]
         return f"{summary[k][figure]:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
-    for features, summary in by_features.items():
-        table.add_row(
-            features, *(cell(summary, k, figure) for figure in ("f1", "accuracy") for k in ks)
-        )
-    return table
+    for figure, called in (("f1", "F1"), ("accuracy", "accuracy")):
+        title = f"sparse probing: {name}, {called}, mean of {n_tasks} tasks and its standard error"
+        columns = {
+            f"K={k}": [cell(summary, k, figure) for summary in by_features.values()] for k in ks
+        }
+        yield from _tables(title, "features", list(by_features), columns, width)
 
 
 def _lines(evaluation: Evaluation) -> list[str]:
     """What needs no table."""
     lines = [
-        f"{evaluation.n_tokens:,} tokens, special tokens excluded; cross-entropies on "
+        f"{evaluation.n_tokens:,} tokens of the kinds that training counts; cross-entropies on "
         f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
         "alone."
     ]
@@ -178,14 +203,14 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         title="where latents live: decoder norm, maximum 1",
         ylabel="latent, sorted by centre of mass",
     )
-    axes[0, 0].set_xticks(range(len(names)), short, rotation=45, ha="right")
+    axes[0, 0].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
     figure.colorbar(image, ax=axes[0, 0])
 
     cosine = direction_cosines(sae).mean
     image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
     axes[0, 1].set(title="mean cosine of directions between hook points")
-    axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right")
-    axes[0, 1].set_yticks(range(len(names)), short)
+    axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
+    axes[0, 1].set_yticks(range(len(names)), short, parse_math=False)
     figure.colorbar(image, ax=axes[0, 1])
 
     positions = torch.arange(len(names))
@@ -195,7 +220,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     )
     axes[1, 0].bar(positions + 0.2, [f.ce_recovered for f in figures], 0.4, label="CE recovered")
     axes[1, 0].set(title="reconstruction, one hook point spliced at a time", ylim=(0, 1))
-    axes[1, 0].set_xticks(range(len(names)), short, rotation=45, ha="right")
+    axes[1, 0].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
     axes[1, 0].legend(loc="lower right")
 
     for degree in evaluation.pooled.degree_shares:
@@ -209,7 +234,8 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     figure.suptitle(
         f"{sae.cfg.architecture()} on {sae.cfg.metadata.model_name}: {sae.cfg.d_sae} latents, "
         f"L0 {evaluation.l0:.1f}, pooled explained variance "
-        f"{evaluation.pooled.explained_variance:.3f}"
+        f"{evaluation.pooled.explained_variance:.3f}",
+        parse_math=False,
     )
     figure.savefig(path, dpi=120)
 

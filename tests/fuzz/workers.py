@@ -74,7 +74,7 @@ def run_cases(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, Outcome]
                     continue
                 yield case, outcome
                 give(pipe)
-            for pipe, (case, since) in list(given.items()):
+            for pipe, (_, since) in list(given.items()):
                 if time.monotonic() - since > SECONDS_ON_THE_CLOCK:
                     workers[pipe][1].kill()
 
