@@ -120,12 +120,14 @@ NOT_SETTINGS = {"metadata", "hook_eval", "sae_lens_version", "sae_lens_training_
 def constraints_of(config_class: type) -> dict[str, Constraint]:
     """What the fields of a config class may be.
 
-    A class may declare them (``CONSTRAINTS``, inherited field by field); for other fields it is
-    :data:`CONSTRAINTS`, or what the type says.
+    A class may declare them (in ``CONSTRAINTS`` and ``..._CONSTRAINTS``, inherited field by
+    field); for other fields it is :data:`CONSTRAINTS`, or what the type says.
     """
     declared: dict[str, Constraint] = {}
     for base in reversed(config_class.__mro__):
-        declared |= vars(base).get("CONSTRAINTS", {})
+        for name, value in vars(base).items():
+            if name.endswith("CONSTRAINTS"):
+                declared |= value
     hints, found = typing.get_type_hints(config_class), {}
     for field in dataclasses.fields(config_class):
         of_type = constraint_of(hints[field.name])
