@@ -133,12 +133,13 @@ def constraints_of(config_class: type) -> dict[str, Constraint]:
         of_type = constraint_of(hints[field.name])
         if of_type is None or field.name in NOT_SETTINGS:
             continue
-        constraint = CONSTRAINTS.get(field.name, of_type)
+        constraint = declared.get(field.name, CONSTRAINTS.get(field.name, of_type))
         if isinstance(constraint, Number) and isinstance(of_type, Number):
-            constraint = dataclasses.replace(
-                constraint, whole=of_type.whole, optional=of_type.optional
-            )
-        found[field.name] = declared.get(field.name, constraint)
+            constraint = dataclasses.replace(constraint, whole=of_type.whole or constraint.whole)
+        # A config may put a number in place of None, and declare what that is.
+        if isinstance(constraint, Number | Flag) and isinstance(of_type, Number | Flag):
+            constraint = dataclasses.replace(constraint, optional=of_type.optional)
+        found[field.name] = constraint
     return found
 
 
