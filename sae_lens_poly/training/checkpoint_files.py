@@ -232,8 +232,8 @@ def find_checkpoint(folder: Path, check: Callable[[Path], None]) -> Path:
             f"can go on from ({why}): give a folder that a run wrote under its checkpoint_path"
         )
     logger.warning(f"resuming from {found}, the newest whole checkpoint in {folder}")
-    for error in errors:
-        logger.warning(f"passed over: {error}")
+    for passed_over in errors:
+        logger.warning(f"passed over: {passed_over}")
     return found
 
 

@@ -18,6 +18,7 @@ from sae_lens_poly.architectures.crosscoders.stack import (
     with_hook_names,
 )
 from sae_lens_poly.architectures.decoders.term import Term
+from sae_lens_poly.architectures.encoders import SCORES
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
 from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, Registered, check_fields
@@ -240,6 +241,11 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
         """
         check_training_dtype(self)
         SPARSIFIERS[self.sparsifier].check(self)
+        if self.normalize_hooks and not SCORES[self.encoder_score].folds_scales:
+            raise InputError(
+                f"encoder_score={self.encoder_score!r} looks at the size of its input, so that the "
+                "scales of hook points cannot be folded for inference: set normalize_hooks=False"
+            )
         if not self.selects and (self.k_start is not None or self.k_anneal_steps):
             raise InputError(
                 f"k_start={self.k_start}, k_anneal_steps={self.k_anneal_steps} are for 'topk' "

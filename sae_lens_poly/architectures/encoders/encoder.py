@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ class EncoderScore(nn.Module, ABC):
     Args:
         d_sae: Number of latents.
     """
+
+    #: Whether scores stay what they were when scales of the input are folded into the weights.
+    folds_scales: ClassVar[bool] = True
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
