@@ -14,6 +14,7 @@ from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
+from sae_lens_poly.hook_names import short_hook_name
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
@@ -163,7 +164,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         path: Where to write the PNG.
     """
     names = list(evaluation.per_hook)
-    short = [_short(name) for name in names]
+    short = [short_hook_name(name) for name in names]
     profile = decoder_profile(sae)
     figure = Canvas(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -213,10 +214,3 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     )
     figure.savefig(path, dpi=120)
 
-
-def _short(name: str) -> str:
-    *model, hook_name = name.split("/")
-    parts = hook_name.split(".")
-    number = next((part for part in parts if part.isdigit()), "")
-    short = f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
-    return " ".join([*model, short])

@@ -47,22 +47,13 @@ def load_evaluation_data(
     Raises:
         InputError: If the text cannot be loaded or is too short, or training has read some of it.
     """
-    metadata, path = sae.cfg.metadata, _text_of(sae, settings)
-    skip_rows = _rows_read(sae, path) if settings.skip_rows is None else settings.skip_rows
-    check_unread(sae, settings)
-    for field, default in (("context_size", 128), ("prepend_bos", True)):
-        if metadata.get(field) is None:  # a dictionary of another library
-            setattr(metadata, field, default)
     n_wanted = n_skipped + settings.n_batches
     try:
-        store = ActivationsStore.from_sae(
-            model,
-            sae,
-            load_text(path, "held_out", skip_rows=skip_rows),
-            store_batch_size_prompts=settings.batch_size_prompts,
-        )
+        store = held_out_store(sae, model, settings)
         batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
     except StopIteration as error:
+        path = _text_of(sae, settings)
+        skip_rows = _rows_read(sae, path) if settings.skip_rows is None else settings.skip_rows
         raise InputError(
             f"dataset_path={path!r} has fewer than {n_wanted} batches of "
             f"{settings.batch_size_prompts} contexts after its first {skip_rows} rows: lower "
@@ -70,6 +61,29 @@ def load_evaluation_data(
         ) from error
     special = get_special_token_ids(model.tokenizer)
     return EvaluationData(model, batches[n_skipped:], special, settings)
+
+
+def held_out_store(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+) -> ActivationsStore:
+    """A store over the text that training left out, as the dictionary's metadata cut it.
+
+    Raises:
+        InputError: If the text cannot be loaded, or training has read some of it.
+        StopIteration: If the text is empty.
+    """
+    metadata, path = sae.cfg.metadata, _text_of(sae, settings)
+    skip_rows = _rows_read(sae, path) if settings.skip_rows is None else settings.skip_rows
+    check_unread(sae, settings)
+    for field, default in (("context_size", 128), ("prepend_bos", True)):
+        if metadata.get(field) is None:  # a dictionary of another library
+            setattr(metadata, field, default)
+    return ActivationsStore.from_sae(
+        model,
+        sae,
+        load_text(path, "held_out", skip_rows=skip_rows),
+        store_batch_size_prompts=settings.batch_size_prompts,
+    )
 
 
 def _text_of(sae: SAE[Any], settings: EvaluationSettings) -> str:
