@@ -168,7 +168,7 @@ def evaluate_saved(
     sae = load_dictionary(folder, device)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
+            sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
         check_unread(sae, data.settings)
@@ -206,7 +206,12 @@ def settings_for(
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
-def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+    """The model that a dictionary's metadata name, with its hook points stacked.
+
+    Raises:
+        InputError: If they name none, or it cannot be loaded.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(

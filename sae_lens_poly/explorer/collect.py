@@ -172,6 +172,12 @@ def collected_in(folder: str | Path, collection: Collection | None = None) -> Co
     return Collected(collection.cpu(), tokens[: int(collection.n_contexts)])
 
 
+def settings_in(folder: str | Path) -> dict[str, Any]:
+    """The settings of the last collection in a folder; none where there is none."""
+    run = _run_in(Path(folder))
+    return {} if run is None else dict(run["settings"])
+
+
 def _run_in(folder: Path) -> dict[str, Any] | None:
     if not (folder / RUN_FILENAME).is_file() or not (folder / STATE_FILENAME).is_file():
         return None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 #: Bins of the histogram in each doubling of the activation, and the doublings that it spans.
-BINS_PER_OCTAVE, FIRST_OCTAVE, LAST_OCTAVE = 4, -12, 14
+BINS_PER_OCTAVE, FIRST_OCTAVE, LAST_OCTAVE = 12, -12, 14
 N_BINS = BINS_PER_OCTAVE * (LAST_OCTAVE - FIRST_OCTAVE)
 
 

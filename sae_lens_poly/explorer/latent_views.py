@@ -28,9 +28,7 @@ class LatentViews:
         unembeddings: Of each hook point's model.
     """
 
-    def __init__(
-        self, sae: SAE[Any], n_hooks: int, unembeddings: list[Unembedding | None]
-    ) -> None:
+    def __init__(self, sae: SAE[Any], n_hooks: int, unembeddings: list[Unembedding | None]) -> None:
         self.sae, self.n_hooks, self.unembeddings = sae, n_hooks, unembeddings
         self.written = list(getattr(sae, "written_hooks", range(n_hooks)))
         self.scales = saved_scales(sae, n_hooks).to(sae.device)
@@ -148,7 +146,9 @@ class LatentViews:
             logits = unembedding.logits(per_hook[:, self.written[place]])
             high, raised = logits.topk(n)
             low, lowered = logits.topk(n, largest=False)
-            found.append((torch.cat([high, low.flip(1)], 1), torch.cat([raised, lowered.flip(1)], 1)))
+            found.append(
+                (torch.cat([high, low.flip(1)], 1), torch.cat([raised, lowered.flip(1)], 1))
+            )
         return found
 
 

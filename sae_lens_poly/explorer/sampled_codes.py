@@ -94,9 +94,7 @@ class SampledCodes(nn.Module):
         """The rows on which both are active, and the activations of i and j there."""
         codes = self.codes
         rows_i, rows_j = (codes.indices[codes.indptr[k] : codes.indptr[k + 1]] for k in (i, j))
-        rows, at_i, at_j = np.intersect1d(
-            rows_i, rows_j, assume_unique=True, return_indices=True
-        )
+        rows, at_i, at_j = np.intersect1d(rows_i, rows_j, assume_unique=True, return_indices=True)
         values_i, values_j = (codes.data[codes.indptr[k] : codes.indptr[k + 1]] for k in (i, j))
         return rows.astype(np.int64), values_i[at_i], values_j[at_j]
 

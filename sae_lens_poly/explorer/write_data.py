@@ -79,7 +79,8 @@ class DataWriter:
             write_data(folder / MODELS, found)
         n = self.sae.cfg.d_sae
         parts = [
-            slice(first, min(first + LATENTS_PER_FILE, n)) for first in range(0, n, LATENTS_PER_FILE)
+            slice(first, min(first + LATENTS_PER_FILE, n))
+            for first in range(0, n, LATENTS_PER_FILE)
         ]
         partners: list[list[int]] = []
         for part in tqdm(parts, desc="pairs", unit="file", leave=False):
@@ -212,7 +213,8 @@ class DataWriter:
         writer = ExampleWriter(self.collected, self.texts, StringTable())
         numbers = range(part.start, part.stop)
         together = self.pairs.together(part)
-        shares = iter(self.pairs.shares([(i, j) for i in numbers for j in partners[i]]))
+        pairs = [(i, j) for i in numbers for j in partners[i]]
+        shares = dict(zip(pairs, self.pairs.shares(pairs), strict=True))
         views = self._views(part, writer.strings)
         latents = [
             {
@@ -223,7 +225,10 @@ class DataWriter:
                 "drive": plain(drive[i], 3),
                 "coherence": plain(coherence[i].item(), 3),
                 "together": self._together(together.phi[row], together.share[row]),
-                "partners": [[j, next(shares), bool(self.pairs.dense[j])] for j in partners[i]],
+                "partners": sorted(
+                    ([j, shares[i, j], bool(self.pairs.dense[j])] for j in partners[i]),
+                    key=lambda partner: -(partner[1] or 0),
+                ),
             }
             for row, i in enumerate(numbers)
         ]
