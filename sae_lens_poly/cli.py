@@ -30,6 +30,7 @@ from sae_lens_poly.evaluation.settings import (
     add_evaluation_flags,
     given_evaluation_flags,
 )
+from sae_lens_poly.explanations.command import explain
 from sae_lens_poly.explorer.command import explore
 from sae_lens_poly.hub import fetch_dictionary, upload_dictionary
 from sae_lens_poly.hub.download import refuse_remote_code
@@ -44,6 +45,7 @@ usage: python -m sae_lens_poly train [flags]      train a dictionary and print i
        python -m sae_lens_poly evaluate DIR       print the table of a saved dictionary
        python -m sae_lens_poly evaluate USER/REPO:PATH   of one on the hub
        python -m sae_lens_poly explore DIR        look at its latents in a browser
+       python -m sae_lens_poly explain DIR        explain them by a language model
        python -m sae_lens_poly upload DIR USER/REPO:PATH put a saved dictionary on the hub
        python -m sae_lens_poly compare --preset P train several kinds at equal tokens, width, L0
        python -m sae_lens_poly export FROM TO     the inference dictionary of a checkpoint
@@ -230,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "evaluate": evaluate,
         "explore": explore,
+        "explain": explain,
         "compare": compare,
         "export": export,
         "upload": upload,

@@ -79,7 +79,7 @@ function Norms({ overview, pair }: { overview: Overview; pair: Pair }) {
           height: 180, marginLeft: 40,
           x: { type: "point", domain: hooks, label: null },
           y: { label: null, grid: true, ticks: 4, zero: true },
-          color: { domain: Object.values(names), range: [COLOURS.blue, COLOURS.orange, COLOURS.green], legend: true },
+          color: { domain: Object.values(names), range: [COLOURS.orange, COLOURS.blue, COLOURS.green], legend: true },
           symbol: { domain: Object.values(names) },
           marks: [
             Plot.lineY(rows, { x: "hook", y: "value", stroke: "name" }),
