@@ -14,18 +14,18 @@ HOOKS = [f"blocks.{layer}.hook_resid_post" for layer in (1, 3, 5)]
 
 
 def metadata(**fields):
-    return SAEMetadata(
-        model_name="stdlib-6l",
-        model_class_name="HookedTransformer",
-        hook_name=",".join(HOOKS),
-        hook_names=HOOKS,
-        dataset_path="stdlib",
-        context_size=64,
-        prepend_bos=True,
-        exclude_special_tokens=True,
-        hook_scales=[0.2, 0.15, 0.1],
-        **fields,
-    )
+    known = {
+        "model_name": "stdlib-6l",
+        "model_class_name": "HookedTransformer",
+        "hook_name": ",".join(HOOKS),
+        "hook_names": HOOKS,
+        "dataset_path": "stdlib",
+        "context_size": 64,
+        "prepend_bos": True,
+        "exclude_special_tokens": True,
+        "hook_scales": [0.2, 0.15, 0.1],
+    }
+    return SAEMetadata(**known | fields)
 
 
 @torch.no_grad()
@@ -66,3 +66,26 @@ def _activations():
 def save(sae, folder):
     sae.save_model(str(folder))
     return folder
+
+
+@torch.no_grad()
+def two_models():
+    """A linear crosscoder over the embedded model twice; some latents are of one of them alone."""
+    hook = "blocks.3.hook_resid_post"
+    names = [f"stdlib-6l#{k}/{hook}" for k in range(2)]
+    fields = {"hook_name": hook, "hook_names": names, "model_name": "stdlib-6l,stdlib-6l"}
+    one = crosscoder("linear")
+    middle = slice(D_MODEL, 2 * D_MODEL)
+    config = CrosscoderConfig(d_in=2 * D_MODEL, d_sae=D_SAE, n_hooks=2)
+    config.metadata = metadata(**fields | {"hook_scales": [0.15, 0.15]})
+    both = Crosscoder(config)
+    both.W_enc[:] = one.W_enc[middle].repeat(2, 1)
+    both.W_dec[:] = one.W_dec[:, middle].repeat(1, 2)
+    both.W_dec[5:15, D_MODEL:] = 0
+    both.W_dec[15:25, :D_MODEL] = 0
+    x = _activations()[:, middle].repeat(1, 2)
+    both.b_dec.zero_()
+    pre = both.pre_activations(both.centred(x))
+    both.b_enc -= pre.mean(dim=0)
+    both.threshold[:] = (pre - pre.mean(dim=0)).quantile(0.97, dim=0)
+    return both

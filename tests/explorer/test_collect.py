@@ -107,9 +107,7 @@ def test_sampled_codes_are_those_of_the_text(collected, codes):
     torch.testing.assert_close(torch.tensor(of_j), flat[where, 9], rtol=1e-3, atol=1e-3)
 
 
-def test_a_sample_that_has_no_room_for_all_is_of_contexts_from_the_whole_text(
-    sae, model, tmp_path
-):
+def test_a_sample_that_has_no_room_for_all_is_of_contexts_from_the_whole_text(sae, model, tmp_path):
     few = CollectionSettings(n_tokens=6000, n_top=1, n_drawn=1, n_sampled_codes=4000)
     collected = collect(sae, model, tmp_path, few)
     size = collected.tokens.shape[1]

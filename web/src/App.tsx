@@ -5,7 +5,7 @@ import { ModelsPage } from "./pages/ModelsPage";
 import { OverviewPage } from "./pages/OverviewPage";
 import { PairPage } from "./pages/PairPage";
 import { TryPage } from "./pages/TryPage";
-import { go, latentHref, pairHref, useRoute } from "./router";
+import { go, latentHref, pairHref, useRoute, wanted } from "./router";
 
 const KEYS: [string, string][] = [
   ["/", "search the latents"],
@@ -36,8 +36,9 @@ export function App() {
         t: () => mode?.served && go("#/try"),
         m: () => overview?.models && go("#/models"),
         "/": () => {
-          if (page !== "overview") go("#/");
-          setTimeout(() => document.getElementById("search")?.focus());
+          wanted.search = page !== "overview";
+          if (wanted.search) go("#/");
+          else document.getElementById("search")?.focus();
         },
       };
       const step = { j: 1, k: -1 }[event.key];

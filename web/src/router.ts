@@ -39,3 +39,6 @@ export function setQuery(changes: Record<string, string | null>): void {
   history.replaceState(null, "", `#/${path.join("/")}${text ? `?${text}` : ""}`);
   dispatchEvent(new HashChangeEvent("hashchange"));
 }
+
+/** What the next page does once it is there. */
+export const wanted = { search: false };

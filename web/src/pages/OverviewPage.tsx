@@ -1,9 +1,9 @@
-import { useMemo } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { loadExplanations, loadTable, useData } from "../data";
 import { percent, short, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
 import { Profile } from "../parts/Profile";
-import { latentHref, setQuery } from "../router";
+import { latentHref, setQuery, wanted } from "../router";
 import type { Explanation, Overview, Table } from "../types";
 
 const DENSE = 0.1;
@@ -185,6 +185,12 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
   const hooks = overview.written.map((hook) => overview.hooks[hook]);
   const scored = Object.keys(explanations).length > 0;
 
+  const searchField = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (wanted.search) searchField.current?.focus();
+    wanted.search = false;
+  }, []);
+
   const columns = useMemo<Column[]>(() => {
     const figure = (key: "max" | "mean" | "spread" | "centre" | "coherence", name: string, title: string): Column => ({
       key, name, title, of: (id) => table[key][id], show: (id) => short(table[key][id]),
@@ -213,7 +219,7 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
   );
 
   const rows = useMemo(() => {
-    const wanted = search.toLowerCase();
+    const sought = search.toLowerCase();
     const isShown: Record<string, (id: number) => boolean> = {
       live: (id) => table.density[id] > 0,
       dense: (id) => table.density[id] > DENSE,
@@ -221,7 +227,7 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
       explained: (id) => Boolean(explanations[id]?.explanation),
       all: () => true,
     };
-    const ids = texts.map((_, id) => id).filter((id) => isShown[show]?.(id) && texts[id].includes(wanted));
+    const ids = texts.map((_, id) => id).filter((id) => isShown[show]?.(id) && texts[id].includes(sought));
     const descending = sort.startsWith("-");
     const column = columns.find(({ key }) => key === sort.replace("-", ""));
     if (column) {
@@ -233,8 +239,11 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
         return sign * (x - y);
       });
     } else if (descending) ids.reverse();
+    // A number is that latent first, then what has it in a token.
+    const exact = ids.indexOf(/^\d+$/.test(sought) ? Number(sought) : -1);
+    if (exact > 0) ids.unshift(...ids.splice(exact, 1));
     return ids;
-  }, [table, explanations, search, sort, show]);
+  }, [table, columns, texts, search, sort, show]);
 
   const heading = (key: string, name: string, title: string) => {
     const direction = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
@@ -250,7 +259,7 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
     <section>
       <div class="tools">
         <h2>Latents</h2>
-        <input id="search" type="search" value={search} placeholder={`number, token${scored ? ", explanation" : ""}   ( / )`} aria-label="Search the latents"
+        <input id="search" ref={searchField} type="search" value={search} placeholder={`number, token${scored ? ", explanation" : ""}   ( / )`} aria-label="Search the latents"
           onInput={(event) => setQuery({ q: event.currentTarget.value, rows: null })} />
         <select value={show} aria-label="Which latents" onChange={(event) => setQuery({ show: event.currentTarget.value, rows: null })}>
           <option value="live">live</option><option value="dense">dense</option><option value="dead">dead</option>

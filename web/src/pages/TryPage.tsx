@@ -118,18 +118,44 @@ export function TryPage({ overview, served, query }: Props) {
   );
 }
 
-function EditRow({ edit, d_sae, onChange, onRemove }: { edit: Edit; d_sae: number; onChange: (edit: Edit) => void; onRemove: () => void }) {
-  const number = (event: { currentTarget: HTMLInputElement }) => Number(event.currentTarget.value);
+interface EditRowProps {
+  edit: Edit;
+  d_sae: number;
+  onChange: (edit: Edit) => void;
+  onRemove: () => void;
+}
+
+function EditRow({ edit, d_sae, onChange, onRemove }: EditRowProps) {
   return (
     <div class="edit">
       <select value={edit.kind} aria-label="Kind" onChange={(event) => onChange({ ...edit, kind: event.currentTarget.value as Edit["kind"] })}>
         <option value="clamp">clamp</option><option value="add">add to</option>
       </select>
-      <input type="number" aria-label="Latent" min={0} max={d_sae - 1} value={edit.latent} onChange={(event) => onChange({ ...edit, latent: number(event) })} />
+      <NumberField label="Latent" value={edit.latent} min={0} max={d_sae - 1} onChange={(latent) => onChange({ ...edit, latent })} />
       <span>{edit.kind === "clamp" ? "to" : "by"}</span>
-      <input type="number" aria-label="Value" step="any" value={edit.value} onChange={(event) => onChange({ ...edit, value: number(event) })} />
+      <NumberField label="Value" value={edit.value} step="any" onChange={(value) => onChange({ ...edit, value })} />
       <button type="button" class="quiet" aria-label="Remove" onClick={onRemove}>✕</button>
     </div>
+  );
+}
+
+interface NumberFieldProps {
+  label: string;
+  value: number;
+  onChange: (value: number) => void;
+  min?: number;
+  max?: number;
+  step?: string;
+}
+
+/** What is typed stays while answers to earlier changes come in; it counts once the field is left. */
+function NumberField({ label, value, onChange, ...limits }: NumberFieldProps) {
+  const [text, setText] = useState(String(value));
+  useEffect(() => setText(String(value)), [value]);
+  return (
+    <input type="number" aria-label={label} value={text} {...limits}
+      onInput={(event) => setText(event.currentTarget.value)}
+      onChange={(event) => onChange(Number(event.currentTarget.value))} />
   );
 }
 
