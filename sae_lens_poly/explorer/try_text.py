@@ -93,7 +93,7 @@ class TriedTexts:
 
     def _tokens(self, text: str) -> torch.Tensor:
         tokens: torch.Tensor = self.model.to_tokens(
-            text, prepend_bos=bool(self.sae.cfg.metadata.prepend_bos)
+            text, prepend_bos=bool(self.sae.cfg.metadata.prepend_bos), truncate=False
         )
         longest = min(N_TOKENS, self.model.n_ctx or N_TOKENS)
         if tokens.shape[1] > longest:

@@ -115,7 +115,7 @@ def test_two_judges_are_not_mixed_in_one_file(materials, tmp_path):
     path = tmp_path / "e.json"
     run(materials, judge_by(lambda _: True), path, latents=[9])
     stub = Stub(judge_by(lambda _: True))
-    with stub.running() as endpoint, pytest.raises(InputError, match="model='stub'.*'other'"):
+    with stub.running() as endpoint, pytest.raises(InputError, match=r"model='stub'.*'other'"):
         explain(materials, [5], Judge(endpoint, "other"), path, SETTINGS, "hash")
 
 

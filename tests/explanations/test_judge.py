@@ -53,7 +53,7 @@ def test_a_server_that_refuses_is_named(status):
 
 def test_a_server_that_is_not_there_is_named():
     judge = Judge("http://127.0.0.1:9/v1", "stub", max_retries=0)
-    with pytest.raises(InputError, match="127.0.0.1:9"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9"):
         judge.ask(MESSAGES, EXPLANATION_SCHEMA)
 
 

@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("starlette", reason="pip install 'sae-lens-poly[explorer]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
-from sae_lens_poly.explorer.command import prepare
-from sae_lens_poly.explorer.data_files import read_data, write_data
-from sae_lens_poly.explorer.server import make_app
-from sae_lens_poly.explorer.settings import CollectionSettings
-from sae_lens_poly.explorer.site import write_site
-from tests.explorer.browser import SCREENSHOTS, SIZES, Page, chromium, serving_app, serving_folder
-from tests.explorer.dictionaries import save, two_models
+from sae_lens_poly.explorer.command import prepare  # noqa: E402
+from sae_lens_poly.explorer.data_files import read_data, write_data  # noqa: E402
+from sae_lens_poly.explorer.server import make_app  # noqa: E402
+from sae_lens_poly.explorer.settings import CollectionSettings  # noqa: E402
+from sae_lens_poly.explorer.site import write_site  # noqa: E402
+from tests.explorer.browser import SCREENSHOTS, SIZES, Page, chromium, serving_app, serving_folder  # noqa: E402
+from tests.explorer.dictionaries import save, two_models  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no chromium here")
