@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
@@ -89,7 +90,7 @@ def explain(flags: Sequence[str]) -> None:
     _print_summary(found["summary"], judge, path)
 
 
-def _print_summary(summary: dict, judge: Judge, path: Path) -> None:  # type: ignore[type-arg]
+def _print_summary(summary: dict[str, Any], judge: Judge, path: Path) -> None:
     print(
         f"{summary['n_scored']} latents scored, {summary['n_not_scored']} not; "
         f"{judge.n_input:,} tokens sent and {judge.n_output:,} back"

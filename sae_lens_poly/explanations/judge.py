@@ -99,7 +99,7 @@ class Judge:
         try:
             answer = self._client.chat.completions.create(
                 model=self.model,
-                messages=messages,  # type: ignore[arg-type]
+                messages=messages,
                 temperature=temperature,
                 max_tokens=self.max_tokens,
                 **form,

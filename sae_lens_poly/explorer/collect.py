@@ -257,6 +257,6 @@ def _batches(
 
 def _open_tokens(folder: Path, batch: int, n_contexts: int, context_size: int) -> np.ndarray:
     path, shape = folder / TOKENS_FILENAME, (n_contexts, context_size)
-    return np.lib.format.open_memmap(  # type: ignore[no-any-return]
+    return np.lib.format.open_memmap(
         path, mode="r+" if batch else "w+", dtype=None if batch else np.int32, shape=shape
     )

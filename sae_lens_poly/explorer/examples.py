@@ -18,7 +18,7 @@ def shades(activations: np.ndarray, peak: float) -> list[int]:
     """Activations in hundredths of the peak; what is above 0 stays so."""
     if peak <= 0:
         return [0] * len(activations)
-    return np.ceil(np.clip(activations / peak, 0, 1) * 100).astype(int).tolist()  # type: ignore[no-any-return]
+    return np.ceil(np.clip(activations / peak, 0, 1) * 100).astype(int).tolist()
 
 
 class ExampleWriter:

@@ -102,7 +102,7 @@ class LatentViews:
             where, activations.flatten(), size, is_coalesced=True, check_invariants=False
         )
         terms = self.sae.degree_terms(z)
-        return sum(terms.values()).float().unflatten(0, activations.shape)  # type: ignore[union-attr]
+        return sum(terms.values()).float().unflatten(0, activations.shape)
 
     def _raw(self, per_written_hook: torch.Tensor) -> torch.Tensor:
         """(..., L, d_model) as (..., d_in), zero at hook points that are not written."""

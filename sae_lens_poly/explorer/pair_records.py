@@ -162,7 +162,7 @@ class PairRecords:
             "n_expected": plain(n_i * n_j / max(n, 1)),
         }
 
-    def _logits(self, added: dict[str, torch.Tensor]) -> list[list[list[float]]]:
+    def _logits(self, added: dict[str, torch.Tensor]) -> list[list[list[Any]]]:
         """For each pair, tokens that its term moves most at the last hook point, with what i, j and
         the term add to each; nothing where there is no term, or no unembedding."""
         last = self.views.written[-1]
@@ -176,7 +176,7 @@ class PairRecords:
         low = logits["pair"].topk(N_LOGITS, largest=False).indices.flip(1)
         tokens = torch.cat([high, low], dim=1)
         columns = [logits[name].gather(1, tokens) for name in ("i", "j", "pair")]
-        rows: list[list[list[float]]] = torch.stack([tokens.to(columns[0]), *columns], -1).tolist()
+        rows: list[list[list[Any]]] = torch.stack([tokens.to(columns[0]), *columns], -1).tolist()
         return [[[int(token), *values] for token, *values in row] for row in rows]
 
 

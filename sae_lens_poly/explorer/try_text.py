@@ -92,9 +92,12 @@ class TriedTexts:
                 )
 
     def _tokens(self, text: str) -> torch.Tensor:
-        tokens: torch.Tensor = self.model.to_tokens(
-            text, prepend_bos=bool(self.sae.cfg.metadata.prepend_bos), truncate=False
-        )
+        # Not to_tokens, which SAELens' wrapper of Hugging Face models has for whole texts only.
+        tokenizer = self.model.tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.sae.cfg.metadata.prepend_bos and tokenizer.bos_token_id is not None:
+            ids = [tokenizer.bos_token_id, *ids]
+        tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
         longest = min(N_TOKENS, self.model.n_ctx or N_TOKENS)
         if tokens.shape[1] > longest:
             raise InputError(

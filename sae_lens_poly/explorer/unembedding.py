@@ -58,7 +58,7 @@ def unembeddings(model: StackedHooks, tokens: torch.Tensor) -> list[Unembedding 
 
 @torch.no_grad()
 def _unembedding_of(model: Any, tokens: torch.Tensor) -> Unembedding | None:
-    inner = getattr(model, "model", None)  # Hugging Face, in SAELens' HookedProxyLM
+    inner: Any = getattr(model, "model", None)  # Hugging Face, in SAELens' HookedProxyLM
     if hasattr(model, "W_U"):
         weight = model.W_U.detach().float()
     elif hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None:
