@@ -44,7 +44,7 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
     figure = Figure(figsize=(14, n_rows * (1.2 + 0.25 * len(evaluations))), layout="constrained")
     # One set of names for each row of panels: the arms are the same in all.
     axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(evaluations) - 0.5, -0.5)
     names = list(evaluations)
     for place, (title, column, known) in zip(axes.flat, drawn, strict=False):
         means = [cell.mean for cell in known]
