@@ -15,7 +15,7 @@ from sae_lens_poly.explanations.judge import Judge
 from sae_lens_poly.explanations.material import Materials
 from sae_lens_poly.explanations.settings import ExplanationSettings
 from sae_lens_poly.explorer.collect import settings_in
-from sae_lens_poly.explorer.command import folders_of, prepare
+from sae_lens_poly.explorer.command import can_be_stopped, folders_of, prepare
 from sae_lens_poly.explorer.settings import CollectionSettings
 from sae_lens_poly.explorer.site import EXPLANATIONS_FILENAME
 
@@ -64,7 +64,8 @@ def explain(flags: Sequence[str]) -> None:
     )
     folder, workplace = folders_of(options.folder)
     collection = CollectionSettings(**settings_in(workplace / "collected"))
-    writer = prepare(folder, workplace, collection, options.device)
+    with can_be_stopped():
+        writer = prepare(folder, workplace, collection, options.device)
     materials = Materials(writer.collected, writer.texts, settings)
     latents = options.latents
     if latents is None:
@@ -84,9 +85,10 @@ def explain(flags: Sequence[str]) -> None:
     if options.estimate:
         return
     path = Path(options.output or workplace.parent / EXPLANATIONS_FILENAME)
-    found = explain_latents(
-        materials, latents, judge, path, settings, dictionary_hash(folder), options.jobs
-    )
+    with can_be_stopped():
+        found = explain_latents(
+            materials, latents, judge, path, settings, dictionary_hash(folder), options.jobs
+        )
     _print_summary(found["summary"], judge, path)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sae_lens_poly.dictionary_folder import load_dictionary
@@ -19,6 +21,7 @@ from sae_lens_poly.explorer.write_data import DataWriter
 from sae_lens_poly.hub import fetch_dictionary
 from sae_lens_poly.hub.download import refuse_remote_code
 from sae_lens_poly.hub.reference import HubReference
+from sae_lens_poly.training.runner import StoppedRun
 
 #: Settings that the command line has flags for, and their types.
 _FLAGS: dict[str, type] = {
@@ -58,7 +61,8 @@ def explore(flags: Sequence[str]) -> None:
         _check_server()
     folder, workplace = folders_of(options.folder, options.revision)
     settings = CollectionSettings(**(settings_in(workplace / "collected") | given))
-    writer = prepare(folder, workplace, settings, options.device)
+    with can_be_stopped():
+        writer = prepare(folder, workplace, settings, options.device)
     data, explanations = workplace / "data", workplace.parent / EXPLANATIONS_FILENAME
     if options.static:
         write_site(data, explanations, Path(options.static))
@@ -68,6 +72,20 @@ def explore(flags: Sequence[str]) -> None:
         )
         return
     _serve(writer, data, explanations, options.port, not options.no_browser)
+
+
+@contextmanager
+def can_be_stopped() -> Iterator[None]:
+    """Within it, Ctrl+C ends the command with a word on how to go on.
+
+    Raises:
+        StoppedRun: When that happens.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; to go on, give the same command again", file=sys.stderr)
+        raise StoppedRun(None) from None
 
 
 def folders_of(dictionary: str, revision: str | None = None) -> tuple[Path, Path]:

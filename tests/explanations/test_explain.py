@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("openai")
 
 from sae_lens_poly import InputError
+from sae_lens_poly.cli import main
 from sae_lens_poly.explanations.explain import draw_latents, estimate, explain
 from sae_lens_poly.explanations.judge import Judge
 from sae_lens_poly.explanations.material import LEFT, RIGHT, Materials
@@ -22,8 +23,12 @@ LATENTS = [5, 9, 12]
 
 
 @pytest.fixture(scope="module")
-def materials(tmp_path_factory):
-    folder = save(crosscoder(), tmp_path_factory.mktemp("explained"))
+def folder(tmp_path_factory):
+    return save(crosscoder(), tmp_path_factory.mktemp("explained"))
+
+
+@pytest.fixture(scope="module")
+def materials(folder):
     writer = prepare(folder, folder / "explorer", COLLECTION)
     return Materials(writer.collected, writer.texts, SETTINGS)
 
@@ -137,3 +142,21 @@ def test_latents_are_drawn_evenly_and_the_same_again():
 def test_wrong_settings_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name}="):
         ExplanationSettings(**{name: value})
+
+
+def test_the_command(materials, folder, tmp_path, capsys):
+    stub = Stub(judge_by(lambda _: True))
+    with stub.running() as endpoint:
+        command = ["explain", str(folder), "--endpoint", endpoint, "--model", "stub"]
+        command += ["--latents", "9", "12", "--output", str(tmp_path / "e.json")]
+        prices = ["--price_input", "2", "--price_output", "8"]
+        assert main([*command, *prices, "--estimate"]) == 0
+        assert stub.n_requests == 0
+        assert "at these prices" in capsys.readouterr().out
+        assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "detection: balanced accuracy 0.500 (0.500 to 0.500); chance is 0.5" in printed
+    assert "semantically coherent (at least 0.7 in both): 0.0%" in printed
+    assert set(json.loads((tmp_path / "e.json").read_text())["latents"]) == {"9", "12"}
+    assert main([*command, "--latents", "64"]) == 2
+    assert "64 must be from 0 to 63" in capsys.readouterr().err

@@ -228,3 +228,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(data, tmp_path):
     with pytest.raises(InputError, match="holds something else"):
         write_site(data, tmp_path / "none", tmp_path)
     assert (tmp_path / "thesis.tex").is_file()
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sae_lens_poly.explorer.command.prepare", stop)
+    assert main(["explore", str(tmp_path), "--static", str(tmp_path / "site")]) == 130
+    assert "give the same command again" in capsys.readouterr().err
