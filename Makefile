@@ -4,11 +4,21 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test quick check types format test-adapters newest-sae-lens tutorials docs smollm2 saebench \
+EXPLORED ?= output
+
+.PHONY: train explore explorer-pages test quick check types format test-adapters newest-sae-lens tutorials docs smollm2 saebench \
 	embedded-model clean
 
 train: .venv/installed  ## train a polynomial crosscoder on the embedded model (ARGS="--k 16 ...")
 	$(BIN)/python -m sae_lens_poly train $(ARGS)
+
+explore: .venv/installed  ## look at the latents of EXPLORED, which is trained if it is not there
+	$(PIP) --editable ".[explorer]"
+	test -e $(EXPLORED) || $(BIN)/python -m sae_lens_poly train --output_path $(EXPLORED)
+	$(BIN)/python -m sae_lens_poly explore $(EXPLORED) $(ARGS)
+
+explorer-pages:  ## build the explorer's pages again, after a change in web/ (needs node and npm)
+	cd web && npm ci --no-audit --no-fund && npm run build
 
 test: check types  ## lint, types, tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -9,6 +9,7 @@ import torch
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.saes.sae import SAE
+from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
@@ -16,7 +17,12 @@ from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
-from sae_lens_poly.evaluation.held_out import check_reading, check_skipped, held_out_text
+from sae_lens_poly.evaluation.held_out import (
+    HeldOutText,
+    check_reading,
+    check_skipped,
+    held_out_text,
+)
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import save_picture
 from sae_lens_poly.evaluation.saved_figures import read_settings
@@ -46,18 +52,11 @@ def load_evaluation_data(
     Raises:
         InputError: If the text cannot be loaded or is too short, or training has read some of it.
     """
-    metadata = sae.cfg.metadata
-    if metadata.hook_head_index is not None:
-        raise InputError(
-            f"hook_head_index={metadata.hook_head_index}: the dictionary is of one head, and "
-            "evaluation is on whole hook points"
-        )
-    reading = TextReading.of_metadata(metadata)
-    model = reading.of_model(model)
-    text, rows = held_out_text(metadata, settings, reading, model)
     n_wanted, size = n_skipped + settings.n_batches, settings.batch_size_prompts
+    reading = TextReading.of_metadata(sae.cfg.metadata)
+    model = reading.of_model(model)
+    store, text = held_out_store(sae, model, settings)
     try:
-        store = reading.store(model, rows, size)
         batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
     except StopIteration as error:
         raise InputError(
@@ -67,6 +66,32 @@ def load_evaluation_data(
         ) from error
     special = reading.excluded(model.tokenizer)
     return EvaluationData(model, batches[n_skipped:], special, settings, reading, text)
+
+
+def held_out_store(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+) -> tuple[ActivationsStore, HeldOutText]:
+    """A store over the text that training left out, read as training read it; and which text it is.
+
+    Raises:
+        InputError: If the text cannot be loaded or is empty, or training has read some of it.
+    """
+    metadata = sae.cfg.metadata
+    if metadata.hook_head_index is not None:
+        raise InputError(
+            f"hook_head_index={metadata.hook_head_index}: the dictionary is of one head, and "
+            "evaluation is on whole hook points"
+        )
+    reading = TextReading.of_metadata(metadata)
+    model = reading.of_model(model)
+    text, rows = held_out_text(metadata, settings, reading, model)
+    try:
+        return reading.store(model, rows, settings.batch_size_prompts), text
+    except StopIteration as error:
+        raise InputError(
+            f"dataset_path={text.path!r} has no rows after its first {text.n_skipped}: lower "
+            "skip_rows, or name a longer text"
+        ) from error
 
 
 def _check_data(sae: SAE[Any], data: EvaluationData) -> None:
@@ -131,7 +156,7 @@ def evaluate_saved(
     require_writable(results, remedy=remedy)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
+            sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
         _check_data(sae, data)
@@ -166,7 +191,12 @@ def settings_for(
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
-def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+    """The model that a dictionary belongs to, with its hook points stacked.
+
+    Raises:
+        InputError: If the dictionary does not say which, or it cannot be loaded.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
