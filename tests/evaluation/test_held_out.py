@@ -75,7 +75,7 @@ def test_from_another_folder_and_by_another_name(in_folder, monkeypatch):
     rows.select(range(len(rows) - 1, -1, -1)).to_json("backwards.jsonl")
     assert not contexts(held_out(sae, model, dataset_path="backwards.jsonl").batches) & seen
     rows.select([3, 2, 1, 0, *range(4, len(rows))]).to_json("swapped.jsonl")
-    with pytest.raises(InputError, match="another order.*--dataset_path.*--skip_rows"):
+    with pytest.raises(InputError, match=r"another order.*--dataset_path.*--skip_rows"):
         held_out(sae, model, dataset_path="swapped.jsonl")
 
 
@@ -84,7 +84,7 @@ def test_a_text_that_is_another_now(in_folder):
     rows.to_json("text.jsonl")
     sae, model, _ = trained_on(in_folder, "text.jsonl")
     rows.shuffle(seed=0).to_json("text.jsonl")
-    with pytest.raises(InputError, match="not those that training began with.*--skip_rows"):
+    with pytest.raises(InputError, match=r"not those that training began with.*--skip_rows"):
         held_out(sae, model)
     Dataset.from_dict({"text": ["a new text " * 40 + str(i) for i in range(50)]}).to_json("b.jsonl")
     assert held_out(sae, model, dataset_path="b.jsonl").text.n_skipped == 0
@@ -119,7 +119,7 @@ def test_what_is_not_recorded_is_asked_for(in_folder, kind):
     sae = load_dictionary("output")
     if kind == "cached":
         sae.cfg.metadata.texts_read = [{"dataset_path": "rows", "place": str(in_folder / "rows")}]
-    with pytest.raises(InputError, match="not recorded.*--skip_rows.*--dataset_path"):
+    with pytest.raises(InputError, match=r"not recorded.*--skip_rows.*--dataset_path"):
         held_out(sae, model)
     assert held_out(sae, model, skip_rows=400).text.n_skipped == 400
     rows.save_to_disk("other")
@@ -217,5 +217,5 @@ def test_text_is_read_as_in_training(in_folder, changes):
 def test_a_model_of_another_dtype_is_refused(in_folder):
     numbered_rows().save_to_disk("text")
     sae, model, _ = trained_on(in_folder, "text")
-    with pytest.raises(InputError, match="bfloat16.*float32"):
+    with pytest.raises(InputError, match=r"bfloat16.*float32"):
         held_out(sae, model.bfloat16())
