@@ -26,8 +26,11 @@ from sae_lens_poly.errors import InputError, first_line
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-#: Bytes of a text file (JSON, YAML) at most. The largest that is written has some 100,000.
+#: Bytes of a JSON file at most. The largest that is written has some 100,000.
 MOST_TEXT = 16 * 2**20
+
+#: Bytes of a YAML file at most, whose parser needs a second for so many.
+MOST_YAML = 2**16
 
 #: Bytes of the header of a safetensors file at most: room for some 100,000 tensors.
 MOST_HEADER = 8 * 2**20
@@ -63,19 +66,19 @@ def damaged(path: Path, why: object, remedy: str = _AGAIN) -> InputError:
     return InputError(f"{str(path)!r} is damaged ({str(why)[:200]}); {remedy}")
 
 
-def read_text(path: Path, remedy: str = _AGAIN) -> str:
-    """A text file in UTF-8.
+def read_text(path: Path, remedy: str = _AGAIN, most: int = MOST_TEXT) -> str:
+    """A text file in UTF-8, of so many bytes at most.
 
     Raises:
-        InputError: If it cannot be read, is larger than :data:`MOST_TEXT`, or not UTF-8.
+        InputError: If it cannot be read, is larger, or not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_TEXT + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({error.strerror})") from None
-    if len(content) > MOST_TEXT:
-        raise damaged(path, f"more than {MOST_TEXT:,} bytes", remedy)
+    if len(content) > most:
+        raise damaged(path, f"more than {most:,} bytes", remedy)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -145,7 +148,7 @@ def read_yaml(path: Path) -> Any:
         InputError: If it is no YAML, or holds more than :data:`MOST_VALUES` values.
     """
     remedy = "see a preset for an example"
-    text = read_text(path, remedy)
+    text = read_text(path, remedy, MOST_YAML)
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="print what was right as well")
     parser.add_argument("--output", type=Path, help="where to write the table")
     options = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
     CANARY.unlink(missing_ok=True)
     numbers = {t: range(round(n * options.share)) for t, n in COUNTS.items()}
     if options.only:

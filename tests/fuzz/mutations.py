@@ -10,6 +10,7 @@ import json
 import pickle
 import random
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-CANARY = Path("/tmp/sae-lens-poly-fuzz-canary")
+CANARY = Path(tempfile.gettempdir(), "sae-lens-poly-fuzz-canary")
 
 
 class Payload:

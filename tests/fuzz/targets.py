@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import random
 import traceback
 from collections.abc import Callable
@@ -138,7 +137,7 @@ class Bench:
             figures = json.loads((folder / "evaluation.json").read_text())["pooled"]
             return all(map(_is_finite, weights)) and math.isfinite(figures["explained_variance"])
 
-        return _outcome(what, use)
+        return outcome_of(what, use)
 
     def checkpoint_of_a_run(self, rng: random.Random) -> Outcome:
         """Damage a checkpoint, and resume from it or export it."""
@@ -167,7 +166,7 @@ class Bench:
                 self._train([*flags, f"--checkpoint_path={self.folder / 'more'}"])
             return all(map(_is_finite, load_file(new / "sae_weights.safetensors").values()))
 
-        return _outcome(what, use)
+        return outcome_of(what, use)
 
     def comparison_file(self, rng: random.Random) -> Outcome:
         """Damage a comparison file or a labelled set, and read it."""
@@ -207,7 +206,7 @@ class Bench:
                         return False
             return True
 
-        return _outcome(what, use)
+        return outcome_of(what, use)
 
     def _labelled_set(self, rng: random.Random) -> Outcome:
         kind = rng.choice(list(self.labelled))
@@ -229,7 +228,7 @@ class Bench:
             return True
 
         try:
-            return _outcome(f"{kind}: {what}" if not what.startswith("!") else what, use)
+            return outcome_of(f"{kind}: {what}" if not what.startswith("!") else what, use)
         finally:
             path.unlink()
 
@@ -248,7 +247,7 @@ class Bench:
                 raise InputError("status 2")
             return True
 
-        return _outcome(f"! {what}", use)
+        return outcome_of(f"! {what}", use)
 
 
 TARGETS: dict[str, Callable[[Bench, random.Random], Outcome]] = {
@@ -278,7 +277,7 @@ def _damage(rng: random.Random, folder: Path, weights: dict[str, int]) -> str:
     return f"{mark}{name}: {what}"
 
 
-def _outcome(what: str, use: Callable[[], bool]) -> Outcome:
+def outcome_of(what: str, use: Callable[[], bool]) -> Outcome:
     """Run something and say how it went."""
     printed = io.StringIO()
     try:
@@ -312,11 +311,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def prepare_process(folder: Path) -> None:
-    """What a process that damages files sets up."""
-    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(folder)
-    torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -12,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, Bench, Outcome, prepare_process
+import torch
+
+from tests.fuzz.targets import TARGETS, Bench, Outcome
 
 SECONDS = 10
 """Of the processor, for a case."""
@@ -34,7 +37,6 @@ def run_cases(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, Outcome]
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare_process(folder)
         bench = Bench(folder / "whole")
         todo, workers = list(reversed(cases)), {}
 
@@ -80,7 +82,9 @@ def run_cases(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, Outcome]
 
 
 def _work(bench: Bench, folder: Path, pipe: Connection) -> None:
-    prepare_process(folder)
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    torch.set_num_threads(1)
     bench.folder = folder
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while True:

@@ -98,7 +98,8 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
         yield mounted
     finally:
         if mounted:
-            subprocess.run(["umount", str(folder)], check=True)
+            # Lazily: weights that are still looked at are mapped files.
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
