@@ -207,10 +207,10 @@ def _arm(name: str, fields: Any, common: dict[str, Any], rates: list[float]) -> 
         rates = read_value("learning_rates", _words(own), _FIELDS["learning_rates"])
     if not rates:
         raise InputError(f"the arm {name!r} has no learning_rates")
-    names = [f"{rate:g}" for rate in rates]
-    for rate in names:
-        if names.count(rate) > 1:
-            raise InputError(f"the arm {name!r} has learning_rates={rate} twice: give it once")
+    texts = [f"{rate:g}" for rate in rates]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise InputError(f"the arm {name!r} has learning_rates={text} twice: give it once")
     arm = Arm(name, flags, tuple(rates), separate)
     if not re.search(r"\w", arm.folder_name) or len(arm.folder_name) > 100:
         raise InputError(f"the arm {name[:100]!r} needs a name of 1 to 100 letters: it is a folder")

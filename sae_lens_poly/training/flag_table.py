@@ -115,15 +115,11 @@ def _to_plain(value: Any) -> Any:
     return {"is": type(value).__name__, **inside}
 
 
-def _from_plain(what: dict[str, Any]) -> Constraint:
-    fields = {
-        key: [_from_plain(part) for part in value]
-        if key == "parts"
-        else _from_plain(value)
-        if key == "of"
-        else value
-        for key, value in what.items()
-        if key != "is"
-    }
-    several = fields.pop("choices", fields.pop("parts", ()))
+def _from_plain(what: Any) -> Any:
+    if isinstance(what, list):
+        return [_from_plain(item) for item in what]
+    if not isinstance(what, dict):
+        return what
+    fields = {key: _from_plain(value) for key, value in what.items() if key != "is"}
+    several = [item for key in ("choices", "parts") for item in fields.pop(key, [])]
     return getattr(constraints, what["is"])(*several, **fields)

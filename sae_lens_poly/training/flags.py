@@ -199,7 +199,9 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
         {field.name for field in dataclasses.fields(part)}
         for part in (LanguageModelSAERunnerConfig, LoggingConfig)
     )
-    run, log, sae = {}, {}, {}
+    run: dict[str, Any] = {}
+    log: dict[str, Any] = {}
+    sae: dict[str, Any] = {}
     for name, value in settings.items():
         part = run if name in of_run else log if name in of_log else sae
         part[name.removeprefix("sae.")] = value

@@ -120,23 +120,26 @@ NOT_SETTINGS = {"metadata", "hook_eval", "sae_lens_version", "sae_lens_training_
 def constraints_of(config_class: type) -> dict[str, Constraint]:
     """What the fields of a config class may be.
 
-    A class may declare them (``CONSTRAINTS``, inherited field by field); for other fields it is
-    :data:`CONSTRAINTS`, or what the type says.
+    A class may declare them (in ``CONSTRAINTS`` and ``..._CONSTRAINTS``, inherited field by
+    field); for other fields it is :data:`CONSTRAINTS`, or what the type says.
     """
     declared: dict[str, Constraint] = {}
     for base in reversed(config_class.__mro__):
-        declared |= vars(base).get("CONSTRAINTS", {})
+        for name, value in vars(base).items():
+            if name.endswith("CONSTRAINTS"):
+                declared |= value
     hints, found = typing.get_type_hints(config_class), {}
     for field in dataclasses.fields(config_class):
         of_type = constraint_of(hints[field.name])
         if of_type is None or field.name in NOT_SETTINGS:
             continue
-        constraint = CONSTRAINTS.get(field.name, of_type)
+        constraint = declared.get(field.name, CONSTRAINTS.get(field.name, of_type))
         if isinstance(constraint, Number) and isinstance(of_type, Number):
-            constraint = dataclasses.replace(
-                constraint, whole=of_type.whole, optional=of_type.optional
-            )
-        found[field.name] = declared.get(field.name, constraint)
+            constraint = dataclasses.replace(constraint, whole=of_type.whole or constraint.whole)
+        # A config may put a number in place of None, and declare what that is.
+        if isinstance(constraint, Number | Flag) and isinstance(of_type, Number | Flag):
+            constraint = dataclasses.replace(constraint, optional=of_type.optional)
+        found[field.name] = constraint
     return found
 
 
