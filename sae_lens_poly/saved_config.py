@@ -110,7 +110,7 @@ def _check_version(value: Any, path: Path) -> None:
         raise damaged(path, f"sae_lens_version={value!r} is no version") from None
 
 
-def _config_class(path: Path, architecture: Any, training: bool) -> type[Any]:
+def _config_class(path: Path, architecture: Any, training: bool) -> Any:
     try:
         return (get_sae_training_class if training else get_sae_class)(architecture)[1]
     except (KeyError, TypeError):

@@ -79,6 +79,9 @@ def train(flags: Sequence[str]) -> int:
     try:
         evaluation = evaluate_saved(cfg.output_path, probing, cfg.device, model)
     except InputError as error:
+        if cfg.use_cached_activations:  # of text that the cache does not tell
+            print(f"saved to {cfg.output_path}, and not evaluated: {error}")
+            return 0
         raise InputError(
             f"the dictionary is saved in {cfg.output_path}, and cannot be evaluated as it was "
             f"trained: {error}"

@@ -76,6 +76,11 @@ class HookPointView(SAE[HookPointViewConfig]):
                 f"at: hook point {at.hook} of a stack of {at.n_hooks}, but the view is of hook "
                 f"point {number} of {n_hooks}: stack the model as the crosscoder was trained"
             )
+        if at is not None and metadata.hook_names not in (None, at.stacked.hook_names):
+            raise InputError(
+                f"at: the model is stacked at {at.stacked.hook_names}, and the crosscoder was "
+                f"trained at {names}: stack it at these"
+            )
         cfg = HookPointViewConfig(
             d_in=crosscoder.cfg.d_in,
             d_sae=crosscoder.cfg.d_sae,

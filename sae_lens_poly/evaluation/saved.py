@@ -82,6 +82,7 @@ def held_out_store(
             f"hook_head_index={metadata.hook_head_index}: the dictionary is of one head, and "
             "evaluation is on whole hook points"
         )
+    _check_hook_points(metadata.hook_names, model)
     reading = TextReading.of_metadata(metadata)
     model = reading.of_model(model)
     text, rows = held_out_text(metadata, settings, reading, model)
@@ -92,6 +93,19 @@ def held_out_store(
             f"dataset_path={text.path!r} has no rows after its first {text.n_skipped}: lower "
             "skip_rows, or name a longer text"
         ) from error
+
+
+def _check_hook_points(names: list[str] | None, model: StackedHooks) -> None:
+    """Refuse a model that is stacked at other hook points than those of training."""
+
+    def without_models(names: list[str]) -> list[str]:  # which may have moved
+        return [name.rsplit("/", 1)[-1] for name in names]
+
+    if names is not None and without_models(names) != without_models(model.hook_names):
+        raise InputError(
+            f"model: it is stacked at {model.hook_names}, and the dictionary was trained at "
+            f"{names}: stack it at these"
+        )
 
 
 def _check_data(sae: SAE[Any], data: EvaluationData) -> None:

@@ -95,6 +95,12 @@ class AttachedCrosscoder:
                 f"the crosscoder has {crosscoder.n_hooks} hook points and {len(names)} are named: "
                 "give hook_names"
             )
+        own = crosscoder.cfg.metadata.hook_names
+        if own is not None and names != own and set(own) <= model.hook_dict.keys():
+            raise InputError(
+                f"hook_names={names}: the crosscoder was trained at {own}, which the model has: "
+                "leave hook_names out"
+            )
         self.stack = StackedHooks(model, names)  # raises where the model lacks one of them
         if self.stack.d_model != crosscoder.d_model:
             raise InputError(

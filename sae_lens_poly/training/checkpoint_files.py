@@ -218,42 +218,46 @@ def find_checkpoint(folder: Path, check: Callable[[Path], None]) -> Path:
         try:
             check(folder)
         except InputError as error:
-            others = newest_whole(folder.parent, check)
-            if found := next(others, None):
-                raise InputError(f"{error}; the newest whole one there is {found}") from None
-            raise
+            other = next(newest_whole(folder.parent, check), None)
+            if other is None:
+                raise
+            raise InputError(f"{error}; the newest whole one beside it is {other}") from None
         return folder
-    errors: list[str] = []
-    found = next(newest_whole(folder, check, errors), None)
+    passed_over: list[str] = []
+    found = next(newest_whole(folder, check, passed_over), None)
     if found is None:
-        why = errors[0] if errors else f"has no folder with a {TRAINER_STATE_FILENAME}"
+        why = passed_over[0] if passed_over else f"no folder in it has a {TRAINER_STATE_FILENAME}"
         raise InputError(
-            f"resume_from_checkpoint={str(folder)!r} is no checkpoint and holds none that the run "
-            f"can go on from ({why}): give a folder that a run wrote under its checkpoint_path"
+            f"resume_from_checkpoint={str(folder)!r} is no checkpoint, and holds none that this "
+            f"run can be resumed from ({why}): give a folder that a run wrote to its "
+            "checkpoint_path"
         )
     logger.warning(f"resuming from {found}, the newest whole checkpoint in {folder}")
-    for passed_over in errors:
-        logger.warning(f"passed over: {passed_over}")
+    for why in passed_over:
+        logger.warning(f"passed over: {why}")
     return found
 
 
 def newest_whole(
-    folder: Path, check: Callable[[Path], None], errors: list[str] | None = None
+    folder: Path, check: Callable[[Path], None], passed_over: list[str] | None = None
 ) -> Iterator[Path]:
-    """Checkpoints in a folder, or in folders in it, that pass a check, newest first."""
-    states = [
-        state
-        for depth in (f"*/{TRAINER_STATE_FILENAME}", f"*/*/{TRAINER_STATE_FILENAME}")
-        for state in folder.glob(depth)
-    ]
-    for root in {state.parent.parent for state in states}:
-        remove_unfinished(root)
-    states = [state for state in states if state.is_file()]
+    """Checkpoints in a folder, or in folders in it, that pass a check, the newest first.
+
+    Args:
+        folder: As a run's ``checkpoint_path``, with or without the name that SAELens appends.
+        check: Raises ``InputError``.
+        passed_over: Gets what is wrong with the others.
+    """
+    for unfinished in (*folder.glob(".unfinished-*"), *folder.glob("*/.unfinished-*")):
+        remove_unfinished(unfinished.parent)
+    places = (f"*/{TRAINER_STATE_FILENAME}", f"*/*/{TRAINER_STATE_FILENAME}")
+    states = [state for place in places for state in folder.glob(place)]
+    states = [state for state in states if not state.parent.name.startswith(".")]
     for state in sorted(states, key=lambda state: state.stat().st_mtime_ns, reverse=True):
         try:
             check(state.parent)
         except InputError as error:
-            if errors is not None:
-                errors.append(str(error))
+            if passed_over is not None:
+                passed_over.append(str(error))
         else:
             yield state.parent

@@ -129,6 +129,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         if cfg.resume_from_checkpoint is not None:
             fresh = SAETrainer(cfg.to_sae_trainer_config(), self.sae, iter(()))
             check_against(Path(cfg.resume_from_checkpoint), fresh)
+            # SAELens skips what was read after a prefetching thread has begun to read.
+            self.activations_store.load_from_checkpoint(cfg.resume_from_checkpoint)
 
     def _resume(self, cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
         """Find the checkpoint to go on from, and refuse one of another run."""

@@ -246,7 +246,7 @@ class Checkpoints(Scenario):
         if ending.status == 0:
             return
         if not wholes:
-            assert "no checkpoint" in self._resumed().said
+            assert "is no checkpoint, and holds none" in self._resumed().said
             self.materials.train(self.folder, N_STEPS, n_checkpoints=2)
         else:
             newest = max(int(Path(name).parent.name) for name in wholes)
