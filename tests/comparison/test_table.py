@@ -8,6 +8,7 @@ from sae_lens_poly.comparison.table import markdown, plain
 HOOKS = ("first", "second")
 RECONSTRUCTION = "Reconstruction and latents, pooled over hook points"
 PROBING = "Sparse probing: words"
+PAIRS = "Pearson's r of pairs of latents with their co-occurrence"
 
 
 def scores(f1):
@@ -110,9 +111,12 @@ def test_splices_and_what_an_arm_lacks(evaluations):
     assert not [heading for heading in running["apart"] if "causal" in heading]
     coherence = plain(evaluations)["Over how many hook points latents live"]["whole"]
     assert [cell["mean"] for cell in coherence.values()] == [1.5, 1.4, 1.3, 1.2, 1.1]
-    correlations = plain(evaluations)["Pearson's r of pairs of latents with their co-occurrence"]
+    correlations = plain(evaluations)[PAIRS]
     assert correlations["whole"] == {}
     assert correlations["apart"]["B"]["values"] == pytest.approx([0.0, 0.1, 0.3])
+    # Two seeds of three make no mean.
+    evaluations["apart"]["1"]["interactions"] = None
+    assert plain(evaluations)[PAIRS]["apart"] == {}
 
 
 def test_probes_of_several_dictionaries_are_those_of_one_of_equal_width(evaluations):
