@@ -169,8 +169,10 @@ class _Rows:
         positions: torch.Tensor,
         vectors: torch.Tensor,
     ) -> None:
-        batches = (of.split(self.batch_size) for of in (reads, positions, vectors))
-        new = [self.sources.effects(*self.run.gradients(*batch)) for batch in zip(*batches)]
+        new = []
+        for some in torch.arange(len(nodes), device=nodes.device).split(self.batch_size):
+            gradients = self.run.gradients(reads[some], positions[some], vectors[some])
+            new.append(self.sources.effects(*gradients))
         self.rows = torch.cat([self.rows, F.pad(torch.cat(new), (0, self.n_logits))])
         self.nodes = torch.cat([self.nodes, nodes])
 

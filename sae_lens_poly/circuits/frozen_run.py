@@ -137,6 +137,7 @@ class FrozenRun:
                 x = self._read_at[self.replacement.read_hooks[read]]
                 yield x @ matrix.to(x)
 
+    @torch.enable_grad()
     def gradients(
         self, reads: torch.Tensor, positions: torch.Tensor, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,9 +156,7 @@ class FrozenRun:
         for read in reads.unique().tolist():
             rows = (reads == read).nonzero().flatten()
             total = total + (self.reads[read][rows, positions[rows]] * vectors[rows]).sum()
-        found = torch.autograd.grad(
-            total, self.sources, retain_graph=True, materialize_grads=True
-        )
+        found = torch.autograd.grad(total, self.sources, retain_graph=True, materialize_grads=True)
         embedded, *outputs = (gradient[: len(reads)].float() for gradient in found)
         return embedded, torch.stack(outputs, dim=-2)
 

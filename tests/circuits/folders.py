@@ -39,7 +39,9 @@ class FolderReplacement:
                 | load_file(folder / f"W_dec_{i}.safetensors")
                 for i in range(n_layers)
             ]
-            layers = [{k.removesuffix(f"_{i}"): v for k, v in f.items()} for i, f in enumerate(files)]
+            layers = [
+                {k.removesuffix(f"_{i}"): v for k, v in f.items()} for i, f in enumerate(files)
+            ]
         else:
             layers = [load_file(folder / f"layer_{i}.safetensors") for i in range(n_layers)]
             for layer in layers:
