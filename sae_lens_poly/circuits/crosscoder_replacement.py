@@ -80,22 +80,26 @@ def _check(
     outputs: list[int],
 ) -> None:
     """Refuse what is no replacement of MLPs; ``reads`` and ``writes`` are (d_sae, n_hooks)."""
-    fit = "train one with structure='free' that reads 'blocks.{0..5}.hook_resid_mid', say"
+    fit = (
+        "let each latent read one 'blocks.N.hook_resid_mid' and write 'blocks.N.hook_mlp_out' of "
+        "this layer and later ones (structure='free')"
+    )
     if not outputs or not inputs:
         raise InputError(
             f"hook_names={names} must have inputs of MLPs and outputs of theirs, "
             f"'blocks.N.hook_mlp_out': {fit}"
         )
     layers = torch.tensor([layer_of(name) for name in names], device=reads.device)
+    behind = [n for n, name in enumerate(names) if name.endswith(("hook_mlp_out", "_resid_post"))]
     several = reads.sum(dim=-1) > 1
-    looks_back = reads[:, outputs].any(dim=-1)
+    looks_back = reads[:, behind].any(dim=-1)
     writes_input = writes[:, inputs].any(dim=-1)
     first_read = torch.where(reads, layers, len(names) + layers.max()).amin(dim=-1)
     first_written = torch.where(writes, layers, len(names) + layers.max()).amin(dim=-1)
     backwards = reads.any(dim=-1) & (first_written < first_read)
     for wrong, what in {
         "reads several hook points": several,
-        "reads the output of an MLP": looks_back,
+        "reads behind an MLP": looks_back,
         "writes the input of an MLP": writes_input,
         "writes the MLP of a layer before the one that it reads": backwards,
     }.items():

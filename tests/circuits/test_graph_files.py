@@ -118,7 +118,7 @@ def test_errors_and_features_of_layer_0_have_ids_of_their_own():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_neuronpedias_schema_(name):
+def test_neuronpedias_schema(name):
     settings = AttributionSettings()
     url = "https://example.org/features"
     content = graph_json(graph_of(name), "a", "tiny", settings, features_url=url)
