@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from transformer_lens import HookedTransformer
@@ -16,46 +13,9 @@ from sae_lens_poly.circuits.replacement import (
     MLPReplacement,
     layers_and_numbers,
 )
+from sae_lens_poly.circuits.settings import AttributionSettings
 from sae_lens_poly.circuits.sources import Sources
-from sae_lens_poly.constraints import Number, check_fields
 from sae_lens_poly.errors import InputError
-
-
-@dataclass(frozen=True)
-class AttributionSettings:
-    """How large a graph may become; the defaults are circuit-tracer's.
-
-    Args:
-        max_logits: Logits that are nodes at most, the most probable ones.
-        logit_probability: They are as many as have this probability together.
-        max_features: Active latents, over all positions, that are nodes at most. Those with the
-            most influence on the logits are, as far as it is known when they are chosen.
-        max_pairs: Pairs of latents that are nodes at most: those that write the largest share of
-            the MLP outputs at their position. What others write goes to their two latents by
-            halves, so that nothing is lost (without any pairs that is the Shapley value).
-        n_left_out: Positions at the front where MLPs are not looked into: their codes and errors
-            are no nodes. The first token takes part in circuits by its attention sink only.
-        batch_size: Nodes whose sources are computed at a time.
-    """
-
-    max_logits: int = 10
-    logit_probability: float = 0.95
-    max_features: int = 7500
-    max_pairs: int = 500
-    n_left_out: int = 1
-    batch_size: int = 64
-
-    CONSTRAINTS: ClassVar = {
-        "max_logits": Number(at_least=1, whole=True),
-        "logit_probability": Number(above=0, at_most=1),
-        "max_features": Number(at_least=1, whole=True),
-        "max_pairs": Number(at_least=0, whole=True),
-        "n_left_out": Number(at_least=0, whole=True),
-        "batch_size": Number(at_least=1, whole=True),
-    }
-
-    def __post_init__(self) -> None:
-        check_fields(self, self.CONSTRAINTS)
 
 
 def attribute(
@@ -112,6 +72,7 @@ def attribute(
         logit_texts=_texts(model, logit_tokens),
         logit_probabilities=probabilities.cpu(),
         adjacency=adjacency.cpu(),
+        settings=settings,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sae_lens_poly.circuits.settings import AttributionSettings
+
 
 @dataclass(frozen=True)
 class AttributionGraph:
@@ -36,6 +38,7 @@ class AttributionGraph:
     adjacency: torch.Tensor
     """What the column's node adds to the row's: to the pre-activation of a feature, to a logit less
     the mean of all logits, or to the product of a pair's activations. Shape (n_nodes, n_nodes)."""
+    settings: AttributionSettings
 
     @property
     def n_tokens(self) -> int:

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sae_lens_poly.circuits.attribution import AttributionSettings
 from sae_lens_poly.circuits.graph import AttributionGraph
-from sae_lens_poly.circuits.influence import PruningSettings, prune
+from sae_lens_poly.circuits.influence import prune
+from sae_lens_poly.circuits.settings import PruningSettings
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.whole_files import write_json
 
@@ -30,7 +30,6 @@ def save_graph(
     folder: str | Path,
     slug: str,
     scan: str,
-    settings: AttributionSettings | None = None,
     pruning: PruningSettings | None = None,
     features_url: str | None = None,
 ) -> Path:
@@ -41,7 +40,6 @@ def save_graph(
         folder: Made if it is missing; graphs that it lists stay listed.
         slug: Name of the file, and of the graph in front ends.
         scan: Which model and dictionary; Neuronpedia takes it for the model's name.
-        settings: What the graph was made with, to be shown.
         pruning: How much of it is kept.
         features_url: Where feature files are, for Neuronpedia.
 
@@ -56,7 +54,7 @@ def save_graph(
             f"slug={slug!r} must be a file name of letters, digits, '-', '_' and '.', that does "
             "not start with '.'"
         )
-    content = graph_json(graph, slug, scan, settings, pruning, features_url)
+    content = graph_json(graph, slug, scan, pruning, features_url)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug}.json"
@@ -72,7 +70,6 @@ def graph_json(
     graph: AttributionGraph,
     slug: str,
     scan: str,
-    settings: AttributionSettings | None = None,
     pruning: PruningSettings | None = None,
     features_url: str | None = None,
 ) -> dict[str, Any]:
@@ -110,16 +107,15 @@ def graph_json(
             "generator": {"name": "sae_lens_poly", "version": version("sae-lens-poly")},
             "create_time_ms": int(time.time() * 1000),
         },
+        "generation_settings": {
+            "max_n_logits": graph.settings.max_logits,
+            "desired_logit_prob": graph.settings.logit_probability,
+            "max_feature_nodes": graph.settings.max_features,
+            "max_pair_nodes": graph.settings.max_pairs,
+            "batch_size": graph.settings.batch_size,
+        },
         "pruning_settings": asdict(pruning),
     }
-    if settings is not None:
-        metadata["generation_settings"] = {
-            "max_n_logits": settings.max_logits,
-            "desired_logit_prob": settings.logit_probability,
-            "max_feature_nodes": settings.max_features,
-            "max_pair_nodes": settings.max_pairs,
-            "batch_size": settings.batch_size,
-        }
     if features_url is not None:
         metadata["feature_details"] = {"feature_json_base_url": features_url}
     return {

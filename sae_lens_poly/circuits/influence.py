@@ -7,33 +7,11 @@ effects, those on a node in shares that add up to 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from sae_lens_poly.circuits.graph import AttributionGraph
-from sae_lens_poly.constraints import Number, check_fields
-
-
-@dataclass(frozen=True)
-class PruningSettings:
-    """How much of the influence the shown part of a graph keeps.
-
-    Args:
-        node_threshold: Share of the influence of all nodes that those have which are kept.
-        edge_threshold: Likewise of the edges between them.
-    """
-
-    node_threshold: float = 0.8
-    edge_threshold: float = 0.98
-
-    CONSTRAINTS: ClassVar = {
-        "node_threshold": Number(at_least=0, at_most=1),
-        "edge_threshold": Number(at_least=0, at_most=1),
-    }
-
-    def __post_init__(self) -> None:
-        check_fields(self, self.CONSTRAINTS)
+from sae_lens_poly.circuits.settings import PruningSettings
 
 
 @dataclass(frozen=True)

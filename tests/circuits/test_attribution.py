@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from sae_lens_poly import InputError
-from sae_lens_poly.circuits.attribution import AttributionSettings, attribute
-from sae_lens_poly.circuits.influence import PruningSettings, prune, score
+from sae_lens_poly.circuits.attribution import attribute
+from sae_lens_poly.circuits.influence import prune, score
+from sae_lens_poly.circuits.settings import AttributionSettings, PruningSettings
 from tests.circuits.folders import DATA, FolderReplacement, load_model
 
 CASES = ["clt_layernorm", "clt_rmsnorm", "transcoder_set_layernorm"]

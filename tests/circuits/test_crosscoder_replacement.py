@@ -6,11 +6,12 @@ from safetensors.torch import load_file
 
 from sae_lens_poly import InputError
 from sae_lens_poly.analysis.interactions import pair_terms
-from sae_lens_poly.circuits.attribution import AttributionSettings, attribute
+from sae_lens_poly.circuits.attribution import attribute
 from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
 from sae_lens_poly.circuits.frozen_run import FrozenRun
 from sae_lens_poly.circuits.graph_files import graph_json
-from sae_lens_poly.circuits.influence import PruningSettings, prune
+from sae_lens_poly.circuits.influence import prune
+from sae_lens_poly.circuits.settings import AttributionSettings, PruningSettings
 from tests.circuits.crosscoders import cross_layer, names_of
 from tests.circuits.folders import DATA, FolderReplacement, load_model
 from tests.circuits.test_attribution import CLOSE
@@ -68,7 +69,7 @@ def test_rows_add_up_whatever_the_number_of_pairs(model, decoder, max_pairs):
 
 
 def test_the_edges_of_a_pair_are_of_what_it_writes(model):
-    """In degree 2 ``z_i z_j B_ij``, by the gradients of the targets; it has both latents to thank."""
+    """In degree 2 ``z_i z_j B_ij``, by the gradient of the target; both latents act on it alike."""
     sae = cross_layer("degree 2", dtype="float32", code_limit=None)
     replacement = CrosscoderReplacement(sae)
     graph = attribute(model, replacement, TOKENS, AttributionSettings(max_pairs=10_000))

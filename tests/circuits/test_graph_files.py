@@ -6,14 +6,13 @@ import jsonschema
 import pytest
 
 from sae_lens_poly import InputError
-from sae_lens_poly.circuits.attribution import AttributionSettings
 from sae_lens_poly.circuits.graph_files import (
     METADATA_FILENAME,
     cantor_pair,
     graph_json,
     save_graph,
 )
-from sae_lens_poly.circuits.influence import PruningSettings
+from sae_lens_poly.circuits.settings import PruningSettings
 from tests.circuits.folders import DATA
 from tests.circuits.test_attribution import CASES, graph_of
 
@@ -119,9 +118,8 @@ def test_errors_and_features_of_layer_0_have_ids_of_their_own():
 
 @pytest.mark.parametrize("name", CASES)
 def test_neuronpedias_schema(name):
-    settings = AttributionSettings()
     url = "https://example.org/features"
-    content = graph_json(graph_of(name), "a", "tiny", settings, features_url=url)
+    content = graph_json(graph_of(name), "a", "tiny", features_url=url)
     jsonschema.Draft7Validator(SCHEMA).validate(content)
     ids = {node["node_id"] for node in content["nodes"]}
     assert all({link["source"], link["target"]} <= ids for link in content["links"])
