@@ -14,6 +14,7 @@ import torch
 
 from sae_lens_poly.architectures.crosscoder_config import StackConfig
 from sae_lens_poly.architectures.describe_weights import describe_weights
+from sae_lens_poly.circuits.command import trace
 from sae_lens_poly.comparison.arms import presets, read_comparison
 from sae_lens_poly.comparison.compare import run_comparison
 from sae_lens_poly.comparison.results import save_results
@@ -45,6 +46,7 @@ usage: python -m sae_lens_poly train [flags]      train a dictionary and print i
        python -m sae_lens_poly upload DIR USER/REPO:PATH put a saved dictionary on the hub
        python -m sae_lens_poly compare --preset P train several kinds at equal tokens, width, L0
        python -m sae_lens_poly export FROM TO     the inference dictionary of a checkpoint
+       python -m sae_lens_poly trace DIR --prompt "..."  the attribution graph of a prompt
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
@@ -230,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compare": compare,
         "export": export,
         "upload": upload,
+        "trace": trace,
     }
     if not arguments or arguments[0] not in commands:
         print(USAGE, end="")

@@ -100,7 +100,7 @@ def _fold(parts: Parts, keep: torch.Tensor) -> Parts:
     i, j = parts.pairs[~keep].T
     halves = parts.together[~keep] / 2
     alone = parts.alone.index_add(0, i, halves).index_add(0, j, halves)
-    return Parts(parts.latents, alone, parts.pairs[keep], parts.together[keep])
+    return Parts(parts.latents, alone.float(), parts.pairs[keep], parts.together[keep].float())
 
 
 def _by_several(*keys: torch.Tensor) -> torch.Tensor:

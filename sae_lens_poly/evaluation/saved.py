@@ -154,7 +154,7 @@ def evaluate_saved(
     sae = load_dictionary(folder, device)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
+            sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
         check_unread(sae, data.settings)
@@ -192,12 +192,17 @@ def settings_for(
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
-def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+    """Load the model that the dictionary in ``folder`` belongs to.
+
+    Raises:
+        InputError: If its metadata do not say which, or the model cannot be loaded.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
             f"the cfg.json in {str(folder)!r} does not say which model and hook points it belongs "
-            "to (metadata.model_name, metadata.hook_name): it cannot be evaluated on a model"
+            "to (metadata.model_name, metadata.hook_name): its model cannot be loaded"
         )
     return load_stacked_model(
         metadata.model_name,
