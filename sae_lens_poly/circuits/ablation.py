@@ -75,41 +75,53 @@ def ablate_features(
     """
     predicted = -effects_over_all_paths(graph)[graph.feature_nodes]
     nodes = predicted.abs().argsort(descending=True)[:n]
-    tokens = graph.tokens.to(model.cfg.device)
-    rows = torch.arange(len(nodes), device=tokens.device)
-    positions, latents = (
-        of[nodes].to(tokens.device) for of in (graph.features[:, 1], graph.latents)
-    )
-    clean = clean_run(model, replacement, tokens, graph.settings.n_left_out)
-    without = clean.codes.repeat(len(nodes), 1, 1)
-    without[rows, positions, latents] = 0
+    run = _AblatedRun(model, replacement, graph)
+    measured = [run.effects(some) for some in nodes.split(graph.settings.batch_size)]
+    local, in_model = (torch.cat(parts) for parts in zip(*measured, strict=True))
+    return Ablations(nodes, predicted[nodes], local, in_model)
 
-    def ablate(codes: torch.Tensor) -> torch.Tensor:
-        codes = codes.clone()
-        codes[rows, positions, latents] = 0
-        return codes
 
-    written = write_layers(replacement)
-    where = torch.ones(len(nodes), len(tokens), dtype=torch.bool, device=tokens.device)
-    where[:, : graph.settings.n_left_out] = False
-    held = [name for name in mlp_outputs(model) if name not in replacement.write_hooks]
-    held += frozen_names(model)
-    cache = model.run_with_cache(tokens[None], names_filter=held)[1]
-    frozen: Hooks = [(name, partial(_replace_by, cache[name])) for name in held]
-    local = ReplacedRun(replacement, clean.errors[:, written], where, ablate).hooks()
-    lost = replacement.decode(without) - replacement.decode(clean.codes)
-    in_model: Hooks = [
-        (name, partial(_add, lost[..., number, :]))
-        for number, name in enumerate(replacement.write_hooks)
-    ]
-    logit = graph.logit_tokens[0]
+class _AblatedRun:
+    """Runs the prompt of a graph without some of its features, each in a row of a batch."""
 
-    def effect(hooks: Hooks) -> torch.Tensor:
-        logits = model.run_with_hooks(tokens.expand(len(nodes), -1), fwd_hooks=hooks)[:, -1]
-        changed = logits.float() - clean.logits
-        return (changed[:, logit] - changed.mean(dim=-1)).cpu()
+    def __init__(
+        self, model: HookedTransformer, replacement: MLPReplacement, graph: AttributionGraph
+    ) -> None:
+        self.model, self.replacement, self.graph = model, replacement, graph
+        self.tokens = graph.tokens.to(model.cfg.device)
+        self.clean = clean_run(model, replacement, self.tokens, graph.settings.n_left_out)
+        held = [name for name in mlp_outputs(model) if name not in replacement.write_hooks]
+        held += frozen_names(model)
+        cache = model.run_with_cache(self.tokens[None], names_filter=held)[1]
+        self.frozen: Hooks = [(name, partial(_replace_by, cache[name])) for name in held]
 
-    return Ablations(nodes, predicted[nodes], effect([*frozen, *local]), effect(in_model))
+    def effects(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the logit changes by in the local replacement model and in the model, (n,) both."""
+        device, n_left_out = self.tokens.device, self.graph.settings.n_left_out
+        rows = torch.arange(len(nodes), device=device)
+        where = (self.graph.features[nodes, 1].to(device), self.graph.latents[nodes].to(device))
+
+        def ablate(codes: torch.Tensor) -> torch.Tensor:
+            codes = codes.clone()
+            codes[rows, *where] = 0
+            return codes
+
+        replaced = torch.ones(len(nodes), len(self.tokens), dtype=torch.bool, device=device)
+        replaced[:, :n_left_out] = False
+        errors = self.clean.errors[:, write_layers(self.replacement)]
+        local = ReplacedRun(self.replacement, errors, replaced, ablate).hooks()
+        codes = self.clean.codes.expand(len(nodes), -1, -1)
+        lost = self.replacement.decode(ablate(codes)) - self.replacement.decode(self.clean.codes)
+        in_model: Hooks = [
+            (name, partial(_add, lost[..., number, :]))
+            for number, name in enumerate(self.replacement.write_hooks)
+        ]
+        return self._change([*self.frozen, *local], len(nodes)), self._change(in_model, len(nodes))
+
+    def _change(self, hooks: Hooks, n: int) -> torch.Tensor:
+        logits = self.model.run_with_hooks(self.tokens.expand(n, -1), fwd_hooks=hooks)[:, -1]
+        changed = logits.float() - self.clean.logits
+        return (changed[:, self.graph.logit_tokens[0]] - changed.mean(dim=-1)).cpu()
 
 
 def _replace_by(value: torch.Tensor, activation: torch.Tensor, hook: Any) -> torch.Tensor:

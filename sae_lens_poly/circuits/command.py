@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from sae_lens_poly.circuits.attribution import attribute
 from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
 from sae_lens_poly.circuits.frozen_run import check_fit
 from sae_lens_poly.circuits.graph import AttributionGraph
+from sae_lens_poly.circuits.graph_features import LOCAL_SCAN, save_graph_features
 from sae_lens_poly.circuits.graph_files import save_graph
-from sae_lens_poly.circuits.influence import prune, score
+from sae_lens_poly.circuits.influence import Pruned, prune, score
 from sae_lens_poly.circuits.settings import AttributionSettings, PruningSettings
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.saved import model_of
+from sae_lens_poly.evaluation.saved import load_evaluation_data, model_of
+from sae_lens_poly.evaluation.settings import EvaluationSettings
 
 #: How many features and pairs are printed.
 _N_PRINTED = 8
@@ -41,6 +44,12 @@ def trace(flags: Sequence[str]) -> None:
     parser.add_argument("--slug", help="name of the graph's file; made of the prompt by default")
     parser.add_argument("--scan", help="what the graph names as its model; the model's by default")
     parser.add_argument("--features_url", help="where its feature files are, for Neuronpedia")
+    parser.add_argument(
+        "--feature_files",
+        action="store_true",
+        help="write examples and logits of each feature, from text that training left out, and "
+        "make --scan point to them",
+    )
     parser.add_argument("--n_ablations", type=int, default=20, help="features ablated as a check")
     parser.add_argument("--device", default="cpu")
     for kind in (AttributionSettings, PruningSettings):
@@ -57,12 +66,14 @@ def trace(flags: Sequence[str]) -> None:
             "crosscoder from inputs of MLPs to their outputs"
         )
     replacement = CrosscoderReplacement(sae)
-    model: Any = model_of(sae, options.folder, options.device).model
+    stack = model_of(sae, options.folder, options.device)
+    model: Any = stack.model
     check_fit(model, replacement)
     prepend_bos = sae.cfg.metadata.prepend_bos
     tokens = model.to_tokens(options.prompt, prepend_bos=prepend_bos is not False)[0]
     graph = attribute(model, replacement, tokens, settings)
-    _print_graph(graph, pruning)
+    kept = prune(graph, pruning)
+    _print_graph(graph, kept)
     if options.n_ablations > 0:
         ablations = ablate_features(model, replacement, graph, options.n_ablations)
         for kind, correlation in ablations.correlations.items():
@@ -71,7 +82,11 @@ def trace(flags: Sequence[str]) -> None:
                 f"{kind}: rank correlation {correlation:.3f}"
             )
     slug = options.slug or re.sub(r"\W+", "-", options.prompt).strip("-")[:50] or "prompt"
-    scan = options.scan or sae.cfg.metadata.model_name
+    scan = options.scan or (LOCAL_SCAN if options.feature_files else sae.cfg.metadata.model_name)
+    if options.feature_files:
+        data = load_evaluation_data(sae, stack, EvaluationSettings())
+        n = save_graph_features(graph, kept, sae, data, options.output, Path(options.folder).name)
+        print(f"{n} feature files in {Path(options.output) / 'features'}")
     path = save_graph(graph, options.output, slug, scan, pruning, options.features_url)
     print(f"written to {path}")
 
@@ -80,11 +95,11 @@ def _settings(kind: Any, options: argparse.Namespace) -> Any:
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
 
 
-def _print_graph(graph: AttributionGraph, pruning: PruningSettings) -> None:
+def _print_graph(graph: AttributionGraph, kept: Pruned) -> None:
     print("prompt: " + " ".join(map(repr, graph.token_texts)))
     probabilities = zip(graph.logit_texts, graph.logit_probabilities.tolist(), strict=True)
     print("next: " + ", ".join(f"{text!r} {share:.1%}" for text, share in probabilities))
-    kept, scores = prune(graph, pruning), score(graph)
+    scores = score(graph)
     for name, nodes in {
         "features": graph.feature_nodes,
         "pairs": graph.pair_nodes,
