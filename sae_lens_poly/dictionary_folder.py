@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-import json
-from importlib.metadata import version
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
-from sae_lens.registry import get_sae_class
+from sae_lens.constants import (
+    DTYPE_MAP,
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
 from sae_lens.saes.sae import SAE
-from safetensors import SafetensorError, safe_open
 
 from sae_lens_poly.errors import InputError, first_line
+from sae_lens_poly.manifest import check_manifest
+from sae_lens_poly.read_files import TensorHeader, damaged, read_header, require_finite
+from sae_lens_poly.saved_config import read_config
+from sae_lens_poly.whole_files import finish_interrupted
 
-# How files begin that torch.save and pickle write.
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# Tensors that no dictionary works without; a factored one has factors in their place.
+_WEIGHTS = ("W_enc", "W_dec", "encoder_factors", "decoder_factors")
+
+_LARGEST = 1e18
+
+# Of the floating-point dtypes of the format; others have 8 or fewer.
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 
-def check_dictionary(folder: str | Path) -> dict[str, Any]:
+def check_dictionary(folder: str | Path, training: bool = False) -> dict[str, Any]:
     """Check the files of a dictionary without loading its weights.
+
+    Args:
+        folder: The folder.
+        training: Whether it is one of a dictionary in training, a checkpoint.
 
     Returns:
         Its config, as saved.
 
     Raises:
-        InputError: If a file is missing, or is not what its name says, or the architecture is
-            unknown.
+        InputError: If a file is missing, or is not what its name says or its manifest has, or the
+            architecture is unknown.
     """
     folder = Path(folder)
+    finish_interrupted(folder)
     require_files(
         folder, "give the folder that a training run saved its dictionary to (its output_path)"
     )
-    config = _config(folder / SAE_CFG_FILENAME)
-    for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
-        if (folder / name).is_file():
-            _check_safetensors(folder / name)
+    check_manifest(folder, digests=False)
+    weights = folder / SAE_WEIGHTS_FILENAME
+    config = read_config(folder / SAE_CFG_FILENAME, training, weights.stat().st_size)
+    _check_dtypes(weights, read_header(weights), config.get("dtype", "float32"))
+    sparsity = folder / SPARSITY_FILENAME
+    if sparsity.is_file():
+        read_header(sparsity)
     return config
 
 
@@ -47,6 +66,7 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
         InputError: If the folder holds none, or a damaged one, or there is no such device.
     """
     check_dictionary(folder)
+    check_manifest(Path(folder))
     try:
         torch.empty(0, device=device)
     except Exception as error:
@@ -54,12 +74,14 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
             f"device={device!r} cannot be used here ({first_line(error)[:200]})"
         ) from None
     try:
-        return SAE.load_from_disk(folder, device=device)
+        sae = SAE.load_from_disk(folder, device=device)
     except Exception as error:
         raise InputError(
             f"the dictionary in {str(folder)!r} cannot be loaded ({first_line(error)[:200]}): its "
             "files are damaged or do not belong together; save or download it again"
         ) from error
+    check_weights(sae, Path(folder))
+    return sae
 
 
 def require_files(folder: str | Path, remedy: str) -> None:
@@ -73,38 +95,32 @@ def require_files(folder: str | Path, remedy: str) -> None:
             raise InputError(f"{str(folder)!r} has no {name}: {remedy}")
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        # What older versions of SAELens saved has no architecture and is a standard SAE.
-        architecture = config.get("architecture", "standard")
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{str(path)!r} is damaged (not a JSON object: {error}); save or download it again"
-        ) from None
-    try:
-        get_sae_class(architecture)
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{str(path)!r} names architecture={architecture!r}, which neither SAELens "
-            f"{version('sae-lens')} nor sae_lens_poly {version('sae-lens-poly')} knows: upgrade "
-            "them, or import the package that it comes from before it is loaded"
-        ) from None
-    return config
+def check_weights(sae: SAE[Any], folder: Path) -> None:
+    """Refuse weights that nothing can be computed with.
+
+    Raises:
+        InputError: Naming a tensor with NaN, infinity or huge numbers, or of zeros alone.
+    """
+    path = folder / SAE_WEIGHTS_FILENAME
+    state = sae.state_dict()
+    require_finite(path, state.items())
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and bool((tensor.abs() > _LARGEST).any()):
+            raise damaged(path, f"{name} has numbers above {_LARGEST:g}, whose squares overflow")
+        if name.split(".")[0] in _WEIGHTS and not bool(tensor.any()):
+            raise damaged(path, f"all numbers of {name} are 0")
 
 
-def _check_safetensors(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt"):
-            return
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start.startswith(_PICKLES):
-            raise InputError(
-                f"{str(path)!r} is a pickle and not safetensors: loading it could run code, so it "
-                "is refused; get the weights in safetensors"
-            ) from None
-        raise InputError(
-            f"{str(path)!r} is damaged ({first_line(error)[:200]}); save or download it again"
-        ) from None
+def _check_dtypes(path: Path, header: dict[str, TensorHeader], dtype: Any) -> None:
+    """Refuse tensors that SAELens would convert to the dictionary's dtype, and should not."""
+    if dtype not in DTYPE_MAP:
+        raise InputError(f"{str(path)!r}: dtype={dtype!r} in {SAE_CFG_FILENAME} is no dtype")
+    n_bits = torch.finfo(DTYPE_MAP[dtype]).bits
+    for name, tensor in header.items():
+        narrow = tensor.is_floating and _BITS.get(tensor.dtype, 8) < n_bits
+        if narrow or (not tensor.is_floating and math.prod(tensor.shape) > 1):
+            raise damaged(
+                path,
+                f"{name} is {tensor.dtype}, and {SAE_CFG_FILENAME} says {dtype}",
+                f"save or download it again, or set dtype in {SAE_CFG_FILENAME}",
+            )

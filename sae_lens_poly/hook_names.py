@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from sae_lens_poly.errors import InputError
 
+#: Hook points that a pattern may name at most. (A model of 100 layers has some 2,000.)
+MOST_HOOK_NAMES = 4096
+
+_MOST_LETTERS = 2**16
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_PART = re.compile(r"(?:\{[^{}]*\}|[^,])+")  # up to a comma outside braces
 
 
 def expand_hook_names(pattern: str | list[str]) -> list[str]:
@@ -18,43 +26,45 @@ def expand_hook_names(pattern: str | list[str]) -> list[str]:
     stands for itself.
 
     Raises:
-        InputError: If a hook point is named twice, or the pattern names none or is malformed.
+        InputError: If a hook point is named twice, or the pattern names none, or more than
+            :data:`MOST_HOOK_NAMES`, or is malformed.
     """
     text = ",".join(pattern) if isinstance(pattern, list) else pattern
-    names = [
-        name for part in _split_outside_braces(text) if part for name in _expand_one(part, text)
-    ]
-    if not names:
-        raise InputError(f"hook_name={text!r} names no hook point")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"hook_name={text!r} names {repeated[0]!r} more than once: name it once")
+    shown = repr(text if len(text) <= 200 else f"{text[:200]}...")
+    if len(text) > _MOST_LETTERS:
+        raise InputError(f"hook_name={shown} is {len(text):,} letters long: name fewer hook points")
+    parts = [_choices(part.strip(), shown) for part in _PART.findall(text) if part.strip()]
+    n_names = sum(math.prod(map(len, choices)) for choices in parts)
+    if n_names == 0:
+        raise InputError(f"hook_name={shown} names no hook point")
+    if n_names > MOST_HOOK_NAMES:
+        raise InputError(f"hook_name={shown} names more than {MOST_HOOK_NAMES:,} hook points")
+    names = ["".join(map(str, n)) for choices in parts for n in itertools.product(*choices)]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise InputError(f"hook_name={shown} names {name!r} more than once: name it once")
     return names
 
 
-def _split_outside_braces(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r",(?![^{]*\})", text)]
-
-
-def _expand_one(part: str, text: str) -> list[str]:
+def _choices(part: str, shown: str) -> list[Sequence[object]]:
+    """What may stand in each place of a pattern without commas outside braces."""
     literals = _BRACES.split(part)
     if any(c in "{}" for literal in literals[::2] for c in literal):
-        raise InputError(f"hook_name={text!r} has a brace without its partner")
-    choices = [
-        [piece] if i % 2 == 0 else _expand_braces(piece, text) for i, piece in enumerate(literals)
+        raise InputError(f"hook_name={shown} has a brace without its partner")
+    return [
+        [piece] if i % 2 == 0 else _inside_braces(piece, shown) for i, piece in enumerate(literals)
     ]
-    return ["".join(combination) for combination in itertools.product(*choices)]
 
 
-def _expand_braces(inside: str, text: str) -> list[str]:
-    if match := re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", inside):
+def _inside_braces(inside: str, shown: str) -> Sequence[object]:
+    if match := re.fullmatch(r"\s*(\d{1,9})\s*\.\.\s*(\d{1,9})\s*", inside):
         first, last = int(match[1]), int(match[2])
         step = 1 if last >= first else -1
-        return [str(i) for i in range(first, last + step, step)]
+        return range(first, last + step, step)
     items = [item.strip() for item in inside.split(",")]
     if len(items) < 2 or not all(items):
         raise InputError(
-            f"hook_name={text!r}: {{{inside}}} is neither a range like {{2..9}} nor a list like "
+            f"hook_name={shown}: {{{inside}}} is neither a range like {{2..9}} nor a list like "
             "{2,4,8}"
         )
     return items

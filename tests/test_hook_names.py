@@ -29,6 +29,11 @@ def test_expansion(pattern, names):
         ("a.1}", "brace"),
         ("a.{1-3}", "neither a range"),
         ("", "no hook point"),
+        ("a.{1..9999}.b.{1..9999}.c.{1..9999}", "more than 4,096"),
+        ("{0,1}" * 5000, "more than 4,096"),
+        (",".join(map(str, range(5000))), "more than 4,096"),
+        ("a.{0..99999999999999999999}", "neither a range"),
+        ("a" * 100_000, "100,000 letters"),
     ],
 )
 def test_wrong_patterns(pattern, words):

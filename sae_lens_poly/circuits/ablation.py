@@ -99,11 +99,12 @@ class _AblatedRun:
         """What the logit changes by in the local replacement model and in the model, (n,) both."""
         device, n_left_out = self.tokens.device, self.graph.settings.n_left_out
         rows = torch.arange(len(nodes), device=device)
-        where = (self.graph.features[nodes, 1].to(device), self.graph.latents[nodes].to(device))
+        positions = self.graph.features[nodes, 1].to(device)
+        latents = self.graph.latents[nodes].to(device)
 
         def ablate(codes: torch.Tensor) -> torch.Tensor:
             codes = codes.clone()
-            codes[rows, *where] = 0
+            codes[rows, positions, latents] = 0
             return codes
 
         replaced = torch.ones(len(nodes), len(self.tokens), dtype=torch.bool, device=device)

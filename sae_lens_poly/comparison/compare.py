@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from sae_lens.training.activations_store import ActivationsStore
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from sae_lens_poly.comparison.arms import Arm, Comparison, arm_config
 from sae_lens_poly.comparison.train_arms import train_arm
@@ -35,17 +35,25 @@ from sae_lens_poly.evaluation.saved import (
     held_out_explained_variance,
     load_evaluation_data,
 )
+from sae_lens_poly.evaluation.saved_figures import read_evaluation
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
+from sae_lens_poly.read_files import read_json
 from sae_lens_poly.training.data import load_text
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
-from sae_lens_poly.whole_files import write_json
+from sae_lens_poly.whole_files import require_writable, sole_user, write_json
 
 TUNING_FILENAME = "explained_variance.json"
+
+
+class _TuningResult(TypedDict):
+    explained_variance: float
+    settings: dict[str, Any]
+
 
 #: Seeds of runs that only choose a learning rate; not among those that are reported. One is not
 #: enough: near the largest rate that works, runs of other seeds come out far worse.
@@ -165,8 +173,13 @@ def run_comparison(
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
         StoppedRun: If a signal stopped it; the next call goes on.
     """
-    bench = Bench(comparison, output, device)
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable(output, remedy="free some space, or give another --output")
+    with sole_user(output / "runs"):
+        return _run(Bench(comparison, output, device), seeds, jobs, evaluate)
+
+
+def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[str, Any]:
+    comparison = bench.comparison
     if evaluate:  # so that a set that cannot be loaded ends it here, not after training
         load_probing_sets(bench.stack, bench.settings)
     bench.record()
@@ -192,7 +205,7 @@ def run_comparison(
         "settings": bench.settings.to_dict(),
         "evaluations": {
             arm.name: {
-                str(seed): json.loads((bench.folder(arm, seed) / EVALUATION_FILENAME).read_text())
+                str(seed): read_evaluation(bench.folder(arm, seed) / EVALUATION_FILENAME)
                 for seed in seeds
             }
             for arm in comparison.arms
@@ -210,7 +223,7 @@ def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
 
 def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float:
     path = bench.tuning_folder(arm, lr, seed) / TUNING_FILENAME
-    return json.loads(path.read_text())["explained_variance"]
+    return read_json(path, _TuningResult)["explained_variance"]
 
 
 def _has(path: Path, settings: EvaluationSettings) -> bool:
@@ -218,9 +231,11 @@ def _has(path: Path, settings: EvaluationSettings) -> bool:
     if not path.is_file():
         return False
     try:
-        return json.loads(path.read_text()).get("settings") == settings.to_dict()
-    except (json.JSONDecodeError, AttributeError):  # of an older version
+        is_tuning = path.name == TUNING_FILENAME
+        read = read_json(path, _TuningResult) if is_tuning else read_evaluation(path)
+    except InputError:  # damaged, or of an older version
         return False
+    return read["settings"] == settings.to_dict()
 
 
 def _do_all(tasks: list[Task], bench: Bench, jobs: int, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from sae_lens_poly.comparison.arms import Comparison
 from sae_lens_poly.comparison.figure import save_figure
 from sae_lens_poly.comparison.table import first_of, markdown, plain
+from sae_lens_poly.whole_files import whole_file, write_json, write_text
 
 _PACKAGES = ("sae-lens-poly", "sae-lens", "transformer-lens", "torch", "scikit-learn")
 
@@ -62,7 +62,7 @@ def save_results(
         "",
     ]
     text = "\n".join(header) + markdown(evaluations)
-    (output / "table.md").write_text(text)
+    write_text(output / "table.md", text)
     content = {
         "comparison": comparison.name,
         "command": command,
@@ -77,6 +77,7 @@ def save_results(
         "arms": {arm.name: {**arm.flags, "separate": arm.separate} for arm in comparison.arms},
         "tables": plain(evaluations),
     }
-    (output / "table.json").write_text(json.dumps(content, indent=1))
-    save_figure(evaluations, output / "figure.png")
+    write_json(output / "table.json", content)
+    with whole_file(output / "figure.png") as unfinished:
+        save_figure(evaluations, unfinished)
     return text

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens.constants import TRAINER_STATE_FILENAME
+from typing_extensions import TypedDict
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.architectures.side_by_side import side_by_side
@@ -16,12 +16,20 @@ from sae_lens_poly.comparison.arms import Arm, arm_config
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.read_files import read_json
+from sae_lens_poly.training.checkpoint_files import newest_whole
 from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import TrainingRunner
-from sae_lens_poly.whole_files import write_json
+from sae_lens_poly.whole_files import whole_folder, write_json
 
 RUN_FILENAME = "arm.json"
+
+
+class _Run(TypedDict):
+    arm: str
+    separate: bool
+    flags: dict[str, Any]
 
 
 def train_arm(
@@ -54,7 +62,6 @@ def train_arm(
         _check_settings(place, settings)
     if folder.is_dir():
         return
-    unfinished.mkdir(parents=True, exist_ok=True)
     if not (unfinished / RUN_FILENAME).is_file():
         write_json(unfinished / RUN_FILENAME, settings)
     if arm.separate:
@@ -66,7 +73,8 @@ def train_arm(
                 half.replace(own)
         parts = [load_dictionary(own) for own in folders]
         assert all(isinstance(part, Crosscoder) for part in parts)
-        side_by_side(parts).save_model(unfinished)
+        with whole_folder(unfinished, manifest=True) as whole:
+            side_by_side(parts).save_model(whole)
     else:
         _train(arm, lr, seed, unfinished, stack, device)
     unfinished.replace(folder)
@@ -77,7 +85,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / RUN_FILENAME
     if not path.is_file():
         return
-    there = json.loads(path.read_text())
+    there = read_json(path, _Run, f"give another --output, or delete {folder}")
     if there == settings:
         return
     old, new = {**there, **there["flags"]}, {**settings, **settings["flags"]}
@@ -102,14 +110,9 @@ def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, de
     )
     if hasattr(cfg.sae, "mask_seed"):
         cfg.sae.mask_seed = seed
-    states = sorted(checkpoints.rglob(TRAINER_STATE_FILENAME), key=lambda p: p.stat().st_mtime)
-    for state in reversed(states):
-        try:
-            check_checkpoint(state.parent, cfg)
-        except InputError:  # half-written when the run was killed: an older one, or from the start
-            continue
-        cfg.resume_from_checkpoint = str(state.parent)
-        break
+    # Where the run was killed before its first checkpoint was whole: from the start.
+    found = next(newest_whole(checkpoints, partial(check_checkpoint, cfg=cfg)), None)
+    cfg.resume_from_checkpoint = None if found is None else str(found)
     torch.manual_seed(seed)
     TrainingRunner(fit_to_model(cfg, stack.d_in), override_model=stack).run()
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
 from sae_lens_poly.embedded.corpus import Module, stdlib_modules
 
-#: What to write for ``model_name`` to get this model.
-EMBEDDED_MODEL_NAME = "stdlib-6l"
 END_OF_TEXT = "<|endoftext|>"
 
 _FOLDER = Path(__file__).parent

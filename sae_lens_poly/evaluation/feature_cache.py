@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +15,8 @@ from scipy import sparse
 
 from sae_lens_poly.dictionary_folder import require_files
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.whole_files import digest_file
+from sae_lens_poly.read_files import digest_file, require_unpacked
+from sae_lens_poly.whole_files import whole_file
 
 #: What is in a key: numbers, texts, lists and mappings of them.
 Key = Mapping[str, Any]
@@ -35,7 +34,7 @@ def cached_features(folder: str | Path, key: Key, compute: Callable[[], Any]) ->
             numpy or CSR.
 
     Raises:
-        InputError: If the key is not plain JSON.
+        InputError: If the key is not plain JSON, or the file cannot be written.
     """
     try:
         text = json.dumps(key, sort_keys=True)
@@ -48,7 +47,8 @@ def cached_features(folder: str | Path, key: Key, compute: Callable[[], Any]) ->
         return _load(path)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         features = compute()
-    _save(path, features)
+    with whole_file(path) as unfinished:
+        _save(unfinished, features)
     return features
 
 
@@ -76,6 +76,7 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def _load(path: Path) -> Any:
+    require_unpacked(path)
     with np.load(path) as saved:
         if "features" in saved:
             return saved["features"]
@@ -83,16 +84,8 @@ def _load(path: Path) -> Any:
 
 
 def _save(path: Path, features: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: a run that is stopped leaves no half file under the right one.
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if sparse.issparse(features):
-                sparse.save_npz(file, features.tocsr(), compressed=False)
-            else:
-                np.savez(file, features=features)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with path.open("wb") as file:
+        if sparse.issparse(features):
+            sparse.save_npz(file, features.tocsr(), compressed=False)
+        else:
+            np.savez(file, features=features)

@@ -35,14 +35,12 @@ from sae_lens_poly.evaluation.token_tasks import (
     token_tasks,
 )
 from sae_lens_poly.evaluation.wasserstein import ClassSeparation, class_separation
+from sae_lens_poly.manifest import FEATURES_FOLDER
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 #: Number of latents, as text, to figures; see :func:`summarise`.
 Summary = dict[str, dict[str, Any]]
 
-
-#: Where codes of examples are kept, in the folder of a dictionary.
-FEATURES_FOLDER = "features"
 
 #: To be raised when codes of the same examples become other ones.
 FEATURES_VERSION = "1"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,14 @@ from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evalua
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import save_picture
+from sae_lens_poly.evaluation.saved_figures import read_settings
 from sae_lens_poly.evaluation.settings import EvaluationSettings
+from sae_lens_poly.manifest import EVALUATION_FILENAME, PICTURE_FILENAME
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME, load_text
-from sae_lens_poly.whole_files import write_json
+from sae_lens_poly.whole_files import require_writable, whole_folder, write_json
 
-EVALUATION_FILENAME = "evaluation.json"
-PICTURE_FILENAME = "evaluation.png"
 #: Name of the field of the file that says which weights it is of.
 DICTIONARY_HASH = "dictionary_hash"
 
@@ -152,6 +150,8 @@ def evaluate_saved(
         InputError: If the dictionary, its model or the text cannot be loaded.
     """
     sae = load_dictionary(folder, device)
+    results, remedy = Path(output or folder), "free some space, or name another folder (--output)"
+    require_writable(results, remedy=remedy)
     if data is None:
         data = load_evaluation_data(
             sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
@@ -159,12 +159,11 @@ def evaluate_saved(
     else:  # drawn for another dictionary
         check_unread(sae, data.settings)
     evaluation = evaluate_dictionary(sae, data, folder if output is None else None)
-    results = Path(output or folder)
-    results.mkdir(parents=True, exist_ok=True)
-    if isinstance(sae, Crosscoder):
-        save_picture(sae, evaluation, results / PICTURE_FILENAME)
     figures = evaluation.to_dict() | {DICTIONARY_HASH: dictionary_hash(folder)}
-    write_json(results / EVALUATION_FILENAME, figures)
+    with whole_folder(results, remedy=remedy) as unfinished:
+        if isinstance(sae, Crosscoder):
+            save_picture(sae, evaluation, unfinished / PICTURE_FILENAME)
+        write_json(unfinished / EVALUATION_FILENAME, figures)
     return evaluation
 
 
@@ -185,10 +184,8 @@ def settings_for(
     """
     metadata = handle_config_defaulting(check_dictionary(folder)).get("metadata") or {}
     path = Path(output or folder) / EVALUATION_FILENAME
-    if path.is_file():
-        with contextlib.suppress(json.JSONDecodeError, KeyError):  # of an older version
-            saved = json.loads(path.read_text())["settings"]
-            fields = {k: v for k, v in saved.items() if k != "probing" or v} | fields
+    if path.is_file() and (saved := read_settings(path)) is not None:
+        fields = {k: v for k, v in saved.to_dict().items() if k != "probing" or v} | fields
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 

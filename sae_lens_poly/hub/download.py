@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 
 from sae_lens_poly.dictionary_folder import check_dictionary
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.whole_files import digest_file
+from sae_lens_poly.read_files import digest_file
 
 
 class HubError(InputError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,13 @@ from sae_lens.constants import (
 from sae_lens_poly.dictionary_folder import check_dictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
-from sae_lens_poly.evaluation.saved import (
-    DICTIONARY_HASH,
-    EVALUATION_FILENAME,
-    PICTURE_FILENAME,
-)
+from sae_lens_poly.evaluation.saved import DICTIONARY_HASH
+from sae_lens_poly.evaluation.saved_figures import read_evaluation
 from sae_lens_poly.hub.download import HubError, explain
 from sae_lens_poly.hub.model_card import dictionary_section, new_card, with_section
 from sae_lens_poly.hub.reference import HubReference
+from sae_lens_poly.manifest import EVALUATION_FILENAME, PICTURE_FILENAME, check_manifest
+from sae_lens_poly.read_files import damaged, read_json, read_object
 
 _CARD = "README.md"
 _FILES = (
@@ -74,6 +72,7 @@ def upload_dictionary(
     """
     folder, reference = Path(folder), HubReference.of(repo_id, path)
     config = check_dictionary(folder)
+    check_manifest(folder)
     _check_inference(config, folder)
     evaluation = _evaluation(folder, evaluated)
     files = [name for name in _FILES if (folder / name).is_file()]
@@ -83,7 +82,7 @@ def upload_dictionary(
         reference,
         config,
         evaluation,
-        _json(folder / RUNNER_CFG_FILENAME),
+        _runner_config(folder / RUNNER_CFG_FILENAME),
         PICTURE_FILENAME if PICTURE_FILENAME in files else None,
     )
     api = HfApi()
@@ -143,24 +142,24 @@ def _evaluation(folder: Path, evaluated: bool) -> dict[str, Any] | None:
     )
     if not evaluated:
         return None
-    evaluation = _json(folder / EVALUATION_FILENAME)
-    if evaluation is None:
+    path = folder / EVALUATION_FILENAME
+    if not path.is_file():
         raise InputError(f"{str(folder)!r} has no {EVALUATION_FILENAME} for the card: {remedy}")
-    if evaluation.get(DICTIONARY_HASH) != dictionary_hash(folder):
+    if read_json(path, dict[str, Any]).get(DICTIONARY_HASH) != dictionary_hash(folder):
         raise InputError(
             f"the {EVALUATION_FILENAME} in {str(folder)!r} is of other weights or an older "
             f"version: {remedy}"
         )
-    return evaluation
+    return read_evaluation(path)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _runner_config(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged (not JSON: {error}); make it again") from None
+    content = read_object(path)
+    if not isinstance(content.get("sae"), dict):
+        raise damaged(path, "no config of a training run: it has no sae")
+    return content
 
 
 def _card_at(repo_id: str, commit: str | None) -> str | None:

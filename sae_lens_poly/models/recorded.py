@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import override
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.whole_files import whole_file
 
 # Arguments of a run that leave the activations at the hook points as they are.
 _HARMLESS_ARGUMENTS = {"names_filter", "stop_at_layer"}
@@ -85,13 +87,11 @@ class RecordedStack(StackedHooks):
         key = hashlib.sha256(f"{tuple(ids.shape)}".encode() + ids.numpy().tobytes()).hexdigest()
         path = self.folder / f"{key[:32]}.safetensors"
         if path.is_file():
-            return load_file(path)["x"]
+            with suppress(SafetensorError, KeyError):  # a damaged record is made again
+                return load_file(path)["x"]
         x = self._recorded[0].gather(tokens).cpu().contiguous()
-        # Under a name of its own first: another process may record the same batch, or this one
-        # be stopped half-way.
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        save_file({"x": x}, unfinished)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file({"x": x}, unfinished)
         return x
 
 

@@ -7,19 +7,10 @@ from typing import Literal
 
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.errors import InputError, first_line
-
-#: What to write for ``dataset_path`` to get the source of the Python standard library.
-EMBEDDED_DATASET_NAME = "stdlib"
-
-_FILE_LOADERS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
+from sae_lens_poly.paths import TEXT_FILES
 
 
 def is_on_hub(dataset_path: str) -> bool:
@@ -72,8 +63,8 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
     path = Path(dataset_path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     try:
-        if path.is_file() and suffix in _FILE_LOADERS:
-            return load_dataset(_FILE_LOADERS[suffix], data_files=str(path), split="train")
+        if path.is_file() and suffix in TEXT_FILES:
+            return load_dataset(TEXT_FILES[suffix], data_files=str(path), split="train")
         if (path / "dataset_info.json").is_file():
             return load_from_disk(str(path))
         return load_dataset(dataset_path, split="train", streaming=streaming)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sae_lens import logger
 from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainingSAE
@@ -24,8 +22,12 @@ from tqdm.auto import tqdm
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.checkpoint_files import check_against, find_checkpoint
+from sae_lens_poly.training.checkpoint_writer import CheckpointWriter, size_of
 from sae_lens_poly.training.checkpoints import check_checkpoint
 from sae_lens_poly.training.data import is_on_hub, load_text
+from sae_lens_poly.training.settings import check_runner_config
+from sae_lens_poly.whole_files import require_writable, whole_folder
 
 
 class StoppedRun(InterruptedException):
@@ -69,6 +71,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         override_model: StackedHooks | None = None,
         override_sae: TrainingSAE[Any] | None = None,
     ) -> None:
+        overridden = {"model_name"} if override_model is not None else set()
+        overridden |= {"dataset_path"} if override_dataset is not None else set()
+        check_runner_config(cfg, overridden)
         model = override_model or load_stacked_model(
             cfg.model_name,
             cfg.hook_name,
@@ -77,10 +82,10 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             cfg.model_from_pretrained_kwargs,
         )
         check_stack(cfg, model)
-        _make_numbers_plain(cfg)
-        _make_numbers_plain(cfg.sae)
         if cfg.resume_from_checkpoint is not None:
-            check_checkpoint(cfg.resume_from_checkpoint, cfg)
+            given = Path(cfg.resume_from_checkpoint)
+            found = find_checkpoint(given, partial(check_checkpoint, cfg=cfg))
+            cfg.resume_from_checkpoint = str(found)
         own_text = override_dataset is None and not cfg.use_cached_activations
         if own_text:
             override_dataset = load_text(cfg.dataset_path, "train", cfg.streaming)
@@ -91,6 +96,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         if own_text and is_on_hub(cfg.dataset_path) and self.activations_store.is_dataset_tokenized:
             # SAELens checks this itself only where it loads the data set, by its name.
             validate_pretokenized_dataset_tokenizer(cfg.dataset_path, model.tokenizer)
+        for folder in filter(None, (cfg.output_path, cfg.checkpoint_path)):
+            require_writable(folder, size_of(self.sae))
+        if cfg.resume_from_checkpoint is not None:
+            fresh = SAETrainer(cfg.to_sae_trainer_config(), self.sae, iter(()))
+            check_against(Path(cfg.resume_from_checkpoint), fresh)
 
     def _set_sae_metadata(self) -> None:
         super()._set_sae_metadata()
@@ -100,20 +110,20 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
     def run_trainer_with_interruption_handling(
         self, trainer: SAETrainer[TrainingSAE[Any], Any]
     ) -> TrainingSAE[Any]:
-        boundary = StepBoundary(trainer, self.cfg)
+        cfg = self.cfg
+        writer = CheckpointWriter(trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint)
+        self.checkpoints = writer
+        boundary = StepBoundary(trainer, cfg, writer)
         trainer.data_provider = boundary
         evaluate = self.evaluator
         # SAELens' evaluator pauses the prefetching thread of the provider that it is handed.
         trainer.evaluator = lambda sae, _, scaler: evaluate(sae, boundary.batches, scaler)
         try:
-            return trainer.fit()
+            sae = trainer.fit()
+            writer.finish()
+            return sae
         except InterruptedException:
-            checkpoint = None
-            if self.cfg.checkpoint_path is not None:
-                trainer.save_checkpoint(str(trainer.n_training_samples))
-                checkpoint = Path(self.cfg.checkpoint_path) / str(trainer.n_training_samples)
-                logger.info(f"stopped; state saved to {checkpoint}")
-            raise StoppedRun(checkpoint) from None
+            raise StoppedRun(writer.save(str(trainer.n_training_samples))) from None
         finally:
             boundary.close()
 
@@ -125,7 +135,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
     ) -> None:
         # Evaluation on a data set without a split of its own starts after these rows.
         sae.cfg.metadata.n_dataset_rows_read = self.activations_store.n_dataset_processed
-        super().save_final_sae(sae, output_path, log_feature_sparsity)
+        try:
+            with whole_folder(output_path, manifest=True, n_bytes=size_of(sae)) as folder:
+                super().save_final_sae(sae, str(folder), log_feature_sparsity)
+        except InputError as error:
+            raise InputError(f"{error}; {self.checkpoints.rescue()}") from None
 
 
 class StepBoundary(Iterator[torch.Tensor]):
@@ -136,10 +150,13 @@ class StepBoundary(Iterator[torch.Tensor]):
     """
 
     def __init__(
-        self, trainer: SAETrainer[Any, Any], cfg: LanguageModelSAERunnerConfig[Any]
+        self,
+        trainer: SAETrainer[Any, Any],
+        cfg: LanguageModelSAERunnerConfig[Any],
+        writer: CheckpointWriter,
     ) -> None:
         self.batches = trainer.data_provider
-        self.trainer = trainer
+        self.trainer, self.writer = trainer, writer
         self.signalled = False
         batch_size = cfg.train_batch_size_tokens
         self.progress = tqdm(
@@ -161,7 +178,8 @@ class StepBoundary(Iterator[torch.Tensor]):
 
     def __next__(self) -> torch.Tensor:
         self.progress.update(self.trainer.n_training_samples - self.progress.n)
-        if self.signalled:
+        self.writer.save_if_due()
+        if self.signalled and not self.writer.is_between_windows:
             raise InterruptedException
         return next(self.batches)
 
@@ -174,11 +192,12 @@ class StepBoundary(Iterator[torch.Tensor]):
 
 
 def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
-    """Refuse a config whose widths are not those of the model's hook points.
+    """Refuse a config that cannot work with a model; see :func:`check_runner_config`.
 
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
+    check_runner_config(cfg, ("model_name", "dataset_path"))
     n_hooks = getattr(cfg.sae, "n_hooks", None)
     if n_hooks is not None and n_hooks != model.n_hooks:
         raise InputError(
@@ -190,29 +209,8 @@ def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> 
             f"d_in={cfg.sae.d_in}, but {model.n_hooks} hook points of width {model.d_model} make "
             f"{model.d_in}: set d_in={model.d_in}"
         )
-    if not cfg.use_cached_activations:
-        buffer = cfg.n_batches_in_buffer * cfg.context_size
-        if buffer < cfg.train_batch_size_tokens:
-            raise InputError(
-                f"train_batch_size_tokens={cfg.train_batch_size_tokens} is more than the buffer "
-                f"holds, n_batches_in_buffer * context_size = {buffer}: raise n_batches_in_buffer"
-            )
     n_ctx = getattr(getattr(model, "cfg", None), "n_ctx", None)
     if n_ctx is not None and cfg.context_size > n_ctx:
         raise InputError(
             f"context_size={cfg.context_size} is more than the model's {n_ctx}: lower it"
         )
-    if cfg.training_tokens < cfg.train_batch_size_tokens:
-        raise InputError(
-            f"training_tokens={cfg.training_tokens} is less than one batch, "
-            f"train_batch_size_tokens={cfg.train_batch_size_tokens}: raise the one or lower the "
-            "other"
-        )
-
-
-def _make_numbers_plain(cfg: Any) -> None:
-    """Python's numbers for numpy's, which torch refuses to read back from a checkpoint."""
-    for field in dataclasses.fields(cfg):
-        value = getattr(cfg, field.name)
-        if isinstance(value, np.generic):
-            setattr(cfg, field.name, value.item())
