@@ -15,7 +15,7 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.utilities.logits_utils import sample_logits
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from sae_lens_poly.constraints import Number
+from sae_lens_poly.constraints import Number, check_value
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_models import check_tokenizers
 
@@ -59,7 +59,7 @@ class AmplifiedDifference(LogitsProcessor):
         tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        _check_alpha(alpha)
+        check_value("alpha", alpha, Number())
         check_tokenizers(tokenizers, ["before", "after"])
         self.before, self.alpha, self.attention_mask = before, alpha, attention_mask
         self._read: torch.Tensor | None = None
@@ -128,7 +128,7 @@ def generate_amplified(
         InputError: If ``alpha`` is no finite number, the tokenizers differ, or the texts do not
             fit the models' contexts.
     """
-    _check_alpha(alpha)
+    check_value("alpha", alpha, Number())
     check_tokenizers([before.tokenizer, after.tokenizer], ["before", "after"])
     longest = min(before.cfg.n_ctx, after.cfg.n_ctx)
     if tokens.shape[1] + max_new_tokens > longest:
@@ -158,12 +158,6 @@ def generate_amplified(
         if done.all():
             break
     return tokens
-
-
-def _check_alpha(alpha: float) -> None:
-    wanted = Number().wrong_with(alpha)
-    if wanted is not None:
-        raise InputError(f"alpha={alpha!r} must be {wanted}")
 
 
 def _check_vocabularies(before: torch.Tensor, after: torch.Tensor) -> None:

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.constraints import Number, check_fields
+from sae_lens_poly.constraints import Constraint, Number, check_fields
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.whole_files import write_json
+
+_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
+_COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,21 @@ class FeatureFileSettings:
         n_bins: Bars of the histogram of activations.
     """
 
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "n_top": _COUNT,
+        "n_intervals": _COUNT_OR_0,
+        "n_per_interval": _COUNT,
+        "window": _COUNT_OR_0,
+        "n_logits": _COUNT,
+        "n_bins": _COUNT,
+    }
+
     n_top: int = 10
     n_intervals: int = 5
     n_per_interval: int = 5
     window: int = 16
     n_logits: int = 10
     n_bins: int = 50
-
-    CONSTRAINTS: ClassVar = {
-        "n_top": Number(at_least=1, whole=True),
-        "n_intervals": Number(at_least=0, whole=True),
-        "n_per_interval": Number(at_least=1, whole=True),
-        "window": Number(at_least=0, whole=True),
-        "n_logits": Number(at_least=1, whole=True),
-        "n_bins": Number(at_least=1, whole=True),
-    }
 
     def __post_init__(self) -> None:
         check_fields(self, self.CONSTRAINTS)

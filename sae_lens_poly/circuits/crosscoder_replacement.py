@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.architectures.crosscoder import Crosscoder
 from sae_lens_poly.circuits.parts import parts_of_code
@@ -25,13 +27,18 @@ class CrosscoderReplacement:
         hook_names: Its hook points, in order; None: as its metadata say.
 
     Raises:
-        InputError: If the hook points are not inputs and outputs of MLPs, a latent reads several
-            of them, or writes the MLP of an earlier layer.
+        InputError: If this is no crosscoder, its hook points are not inputs and outputs of MLPs,
+            or a latent reads several of them or writes the MLP of an earlier layer.
     """
 
     skips: Mapping[tuple[int, int], torch.Tensor]
 
-    def __init__(self, crosscoder: Crosscoder, hook_names: Sequence[str] | None = None) -> None:
+    def __init__(self, crosscoder: SAE[Any], hook_names: Sequence[str] | None = None) -> None:
+        if not isinstance(crosscoder, Crosscoder):
+            raise InputError(
+                f"architecture={crosscoder.cfg.architecture()!r} is no crosscoder: graphs need one "
+                "from inputs of MLPs to their outputs"
+            )
         names = list(hook_names or crosscoder.cfg.metadata.hook_names or [])
         if len(names) != crosscoder.n_hooks:
             raise InputError(

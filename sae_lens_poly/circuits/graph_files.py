@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from sae_lens_poly.circuits.graph import AttributionGraph
 from sae_lens_poly.circuits.influence import prune
 from sae_lens_poly.circuits.settings import PruningSettings
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.read_files import read_json
 from sae_lens_poly.whole_files import write_json
 
 #: What the front ends list graphs from.
@@ -49,21 +49,30 @@ def save_graph(
     Raises:
         InputError: If ``slug`` is no such name.
     """
-    if not re.fullmatch(r"[\w.-]+", slug) or slug.startswith("."):
-        raise InputError(
-            f"slug={slug!r} must be a file name of letters, digits, '-', '_' and '.', that does "
-            "not start with '.'"
-        )
+    check_slug(slug)
     content = graph_json(graph, slug, scan, pruning, features_url)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug}.json"
     write_json(path, content)
     listed = folder / METADATA_FILENAME
-    others = json.loads(listed.read_text())["graphs"] if listed.exists() else []
-    others = [other for other in others if other["slug"] != slug]
+    listing = read_json(listed, dict[str, list[dict[str, Any]]]) if listed.exists() else {}
+    others = [other for other in listing.get("graphs", []) if other.get("slug") != slug]
     write_json(listed, {"graphs": [*others, content["metadata"]]})
     return path
+
+
+def check_slug(slug: str) -> None:
+    """Refuse a name that no graph can have.
+
+    Raises:
+        InputError: If it is not a file name of letters, digits, ``-``, ``_`` and ``.``.
+    """
+    if not re.fullmatch(r"[\w.-]{1,100}", slug) or slug.startswith("."):
+        raise InputError(
+            f"slug={slug[:200]!r} must be a file name of at most 100 letters, digits, '-', '_' and "
+            "'.' that does not start with '.'"
+        )
 
 
 def graph_json(

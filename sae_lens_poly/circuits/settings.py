@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sae_lens_poly.constraints import Number, check_fields
+from sae_lens_poly.constraints import Constraint, Number, check_fields
+
+_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
+_COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
+_SHARE = Number(at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,21 @@ class AttributionSettings:
         batch_size: Nodes whose sources are computed at a time.
     """
 
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "max_logits": _COUNT,
+        "logit_probability": Number(above=0, at_most=1),
+        "max_features": _COUNT,
+        "max_pairs": _COUNT_OR_0,
+        "n_left_out": _COUNT_OR_0,
+        "batch_size": _COUNT,
+    }
+
     max_logits: int = 10
     logit_probability: float = 0.95
     max_features: int = 7500
     max_pairs: int = 500
     n_left_out: int = 1
     batch_size: int = 64
-
-    CONSTRAINTS: ClassVar = {
-        "max_logits": Number(at_least=1, whole=True),
-        "logit_probability": Number(above=0, at_most=1),
-        "max_features": Number(at_least=1, whole=True),
-        "max_pairs": Number(at_least=0, whole=True),
-        "n_left_out": Number(at_least=0, whole=True),
-        "batch_size": Number(at_least=1, whole=True),
-    }
 
     def __post_init__(self) -> None:
         check_fields(self, self.CONSTRAINTS)
@@ -54,13 +58,13 @@ class PruningSettings:
         edge_threshold: Likewise of the edges between them.
     """
 
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "node_threshold": _SHARE,
+        "edge_threshold": _SHARE,
+    }
+
     node_threshold: float = 0.8
     edge_threshold: float = 0.98
-
-    CONSTRAINTS: ClassVar = {
-        "node_threshold": Number(at_least=0, at_most=1),
-        "edge_threshold": Number(at_least=0, at_most=1),
-    }
 
     def __post_init__(self) -> None:
         check_fields(self, self.CONSTRAINTS)
