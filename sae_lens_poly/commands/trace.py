@@ -80,7 +80,7 @@ def trace(flags: Sequence[str]) -> int:
     stack = model_of(sae, options.folder, options.device)
     model: Any = stack.model
     prepend_bos = sae.cfg.metadata.prepend_bos is not False
-    tokens = model.to_tokens(options.prompt, prepend_bos=prepend_bos)[0]
+    tokens = model.to_tokens(options.prompt, prepend_bos, truncate=False)[0]
     graph = attribute(model, replacement, tokens, settings)
     kept = prune(graph, pruning)
     print_graph(graph, kept)

@@ -16,8 +16,9 @@ PROMPT = "def read(path):\n    return"
 
 @pytest.fixture(scope="module")
 def sae():
-    sae = cross_layer("degree 2", n_layers=6, d_model=128, d_sae=240, dtype="float32")
-    sae.threshold.fill_(15.0)
+    sizes = {"n_layers": 6, "d_model": 128, "d_sae": 240, "dtype": "float32"}
+    sae = cross_layer("degree 2", code_limit=0.1, **sizes)
+    sae.threshold.fill_(90.0)
     metadata = {"model_name": "stdlib-6l", "hook_name": ",".join(names_of(6)), "prepend_bos": True}
     for name, value in metadata.items():
         setattr(sae.cfg.metadata, name, value)
