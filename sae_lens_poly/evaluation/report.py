@@ -156,6 +156,16 @@ def _lines(evaluation: Evaluation) -> list[str]:
         f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
         "alone."
     ]
+    if (replaced := evaluation.replaced_model) is not None:
+        found = ", ".join(
+            f"{name} {figures.ce:.4f} (KL {figures.kl:.4f})"
+            for name, figures in {
+                "as the run goes": replaced.replaced,
+                "with codes of the model alone": replaced.clean_codes,
+                "with error nodes": replaced.with_errors,
+            }.items()
+        )
+        lines.append(f"all MLPs replaced at once, cross-entropy: {found}")
     if (coherence := evaluation.coherence) is not None:
         lines.append(
             "coherence (hook points that drive a latent), mean over live latents: "

@@ -215,7 +215,7 @@ def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
             f"the cfg.json in {str(folder)!r} does not say which model and hook points it belongs "
-            "to (metadata.model_name, metadata.hook_name): it cannot be evaluated on a model"
+            "to (metadata.model_name, metadata.hook_name): its model cannot be loaded"
         )
     model = load_stacked_model(
         metadata.model_name,
