@@ -91,7 +91,7 @@ def read_config(path: Path, training: bool = False, largest: int = 2**31) -> dic
         config = handle_config_defaulting(dict(saved))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise damaged(path, f"not a config of SAELens: {error}") from None
-    check_json(json.dumps(config), _fields_of(config_class), path)  # type: ignore[arg-type]
+    check_json(json.dumps(config), _fields_of(config_class), path)
     for field in ("d_in", "d_sae"):
         value = config.get(field)
         if not isinstance(value, int) or not 0 < value <= largest:
