@@ -96,8 +96,10 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         if own_text and is_on_hub(cfg.dataset_path) and self.activations_store.is_dataset_tokenized:
             # SAELens checks this itself only where it loads the data set, by its name.
             validate_pretokenized_dataset_tokenizer(cfg.dataset_path, model.tokenizer)
-        for folder in filter(None, (cfg.output_path, cfg.checkpoint_path)):
-            require_writable(folder, size_of(self.sae))
+        for field in ("output_path", "checkpoint_path"):
+            if (folder := getattr(cfg, field)) is not None:
+                remedy = f"free some space, or set another {field}"
+                require_writable(folder, size_of(self.sae), remedy)
         if cfg.resume_from_checkpoint is not None:
             fresh = SAETrainer(cfg.to_sae_trainer_config(), self.sae, iter(()))
             check_against(Path(cfg.resume_from_checkpoint), fresh)
