@@ -167,7 +167,7 @@ def evaluate_saved(
     """
     sae = load_dictionary(folder, device)
     results, remedy = Path(output or folder), "free some space, or name another folder (--output)"
-    require_writable(results, remedy=remedy)
+    require_writable(results, n_bytes=300_000, remedy=remedy)
     if data is None:
         data = load_evaluation_data(
             sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
