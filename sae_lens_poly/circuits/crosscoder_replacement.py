@@ -31,6 +31,9 @@ class CrosscoderReplacement:
             or a latent reads several of them or writes the MLP of an earlier layer.
     """
 
+    read_hooks: Sequence[str]
+    write_hooks: Sequence[str]
+    read_of: torch.Tensor
     skips: Mapping[tuple[int, int], torch.Tensor]
 
     def __init__(self, crosscoder: SAE[Any], hook_names: Sequence[str] | None = None) -> None:

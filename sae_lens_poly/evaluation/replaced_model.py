@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
@@ -64,7 +65,7 @@ def measure_replaced_model(
     baselines = SpliceBaselines(stack, batches, special_tokens)
     site = tuple(range(n_reads, stack.n_hooks))
     ablations = baselines.ablations([site])
-    costs = {}
+    costs: dict[str, Any] = {}
     for run in baselines.clean_runs():
         x = run.x.unflatten(-1, (stack.n_hooks, stack.d_model))
         reads, outputs = x[..., :n_reads, :], x[..., n_reads:, :]
