@@ -63,7 +63,7 @@ def effects_over_all_paths(graph: AttributionGraph, logit: int = 0) -> torch.Ten
 
 @torch.no_grad()
 def ablate_features(
-    model: HookedTransformer, replacement: MLPReplacement, graph: AttributionGraph, n: int = 20
+    model: HookedTransformer, replacement: MLPReplacement, graph: AttributionGraph, n: int = 100
 ) -> Ablations:
     """Ablate the n features of a graph with the largest predicted effects, one at a time.
 

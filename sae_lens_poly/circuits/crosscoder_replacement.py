@@ -33,6 +33,7 @@ class CrosscoderReplacement:
 
     read_hooks: Sequence[str]
     write_hooks: Sequence[str]
+    read_of: torch.Tensor
     skips: Mapping[tuple[int, int], torch.Tensor]
 
     def __init__(self, crosscoder: SAE[Any], hook_names: Sequence[str] | None = None) -> None:

@@ -14,9 +14,10 @@ from sae_lens_poly.circuits.influence import Pruned
 from sae_lens_poly.evaluation.evaluate import EvaluationData
 from sae_lens_poly.whole_files import write_json
 
-#: ``scan`` of a graph whose feature files are in the folder ``features`` beside it; circuit-tracer
-#: serves the folder of the graphs under this name.
-LOCAL_SCAN = "./data/features"
+
+def local_scan(slug: str) -> str:
+    """``scan`` of a graph with feature files: circuit-tracer serves the graphs' folder as data."""
+    return f"./data/features/{slug}"
 
 
 @torch.no_grad()
@@ -26,9 +27,9 @@ def save_graph_features(
     sae: Crosscoder,
     data: EvaluationData,
     folder: str | Path,
-    transcoder_id: str,
-) -> int:
-    """Write ``folder/features/NUMBER.json`` for the latents that are left after pruning.
+    slug: str,
+) -> Path:
+    """Write ``folder/features/SLUG/NUMBER.json`` for the latents that are left after pruning.
 
     Logits are by the sum of what a latent writes, over all MLPs.
 
@@ -38,19 +39,20 @@ def save_graph_features(
         sae: The dictionary.
         data: The text that examples are taken from, and the model.
         folder: Of the graphs.
-        transcoder_id: Name of the dictionary.
+        slug: Name of the graph.
 
     Returns:
-        How many files there are.
+        The folder of the files.
     """
     chosen = kept.nodes[graph.feature_nodes]
     latents, features = graph.latents[chosen].tolist(), graph.features[chosen].tolist()
     records = LatentRecords(sae, data.model, data.batches, latents, data.special_tokens)
     W_U, directions = unembedding(data.model), directions_at(sae, data.model).sum(dim=1)
-    (Path(folder) / "features").mkdir(parents=True, exist_ok=True)
+    folder = Path(folder) / "features" / slug
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = {latent: (layer, n) for latent, (layer, _, n) in zip(latents, features, strict=True)}
     for latent, (layer, number) in numbers.items():
-        content = records.feature_file(latent, directions[latent] @ W_U, transcoder_id)
-        path = Path(folder) / "features" / f"{cantor_pair(layer, number)}.json"
+        content = records.feature_file(latent, directions[latent] @ W_U, f"layer_{layer}")
+        path = folder / f"{cantor_pair(layer, number)}.json"
         write_json(path, content | {"index": number})
-    return len(numbers)
+    return folder

@@ -7,7 +7,6 @@ import dataclasses
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sae_lens_poly.circuits.settings import AttributionSettings, PruningSettings
@@ -43,7 +42,7 @@ def trace(flags: Sequence[str]) -> int:
         help="write examples and logits of each feature, from text that training left out, and "
         "make --scan point to them",
     )
-    parser.add_argument("--n_ablations", type=int, default=20, help="features ablated as a check")
+    parser.add_argument("--n_ablations", type=int, default=100, help="features ablated as a check")
     parser.add_argument("--device", default="cpu")
     for kind in (AttributionSettings, PruningSettings):
         for field in dataclasses.fields(kind):
@@ -64,7 +63,7 @@ def trace(flags: Sequence[str]) -> int:
     from sae_lens_poly.circuits.ablation import ablate_features
     from sae_lens_poly.circuits.attribution import attribute
     from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
-    from sae_lens_poly.circuits.graph_features import LOCAL_SCAN, save_graph_features
+    from sae_lens_poly.circuits.graph_features import local_scan, save_graph_features
     from sae_lens_poly.circuits.graph_files import check_slug, save_graph
     from sae_lens_poly.circuits.influence import prune
     from sae_lens_poly.circuits.report import print_ablations, print_graph
@@ -88,11 +87,10 @@ def trace(flags: Sequence[str]) -> int:
         print_ablations(ablate_features(model, replacement, graph, options.n_ablations))
     scan = options.scan or sae.cfg.metadata.model_name
     if options.feature_files:
-        scan = options.scan or LOCAL_SCAN
+        scan = options.scan or local_scan(slug)
         data = load_evaluation_data(sae, stack, EvaluationSettings())
-        name = Path(options.folder).resolve().name
-        n = save_graph_features(graph, kept, sae, data, options.output, name)
-        print(f"{n} feature files in {Path(options.output) / 'features'}")
+        folder = save_graph_features(graph, kept, sae, data, options.output, slug)
+        print(f"feature files in {folder}")
     path = save_graph(graph, options.output, slug, scan, pruning, options.features_url)
     print(f"written to {path}")
     return 0

@@ -49,12 +49,14 @@ def test_feature_files_beside_the_graph(folder, tmp_path):
     flags = ["--prompt", PROMPT, "--output", str(tmp_path), "--slug", "a", "--n_ablations", "0"]
     assert main(["trace", folder, *flags, "--feature_files"]) == 0
     content = json.loads((tmp_path / "a.json").read_text())
-    assert content["metadata"]["scan"] == "./data/features"
+    assert content["metadata"]["scan"] == "./data/features/a"
     nodes = [n for n in content["nodes"] if n["feature_type"] == "cross layer transcoder"]
     for node in nodes:
-        feature = json.loads((tmp_path / "features" / f"{node['feature']}.json").read_text())
+        feature = json.loads((tmp_path / "features" / "a" / f"{node['feature']}.json").read_text())
         assert feature["index"] == int(node["node_id"].split("_")[1])
-    assert len(list((tmp_path / "features").iterdir())) == len({n["feature"] for n in nodes}) > 0
+    assert (
+        len(list((tmp_path / "features" / "a").iterdir())) == len({n["feature"] for n in nodes}) > 0
+    )
 
 
 @pytest.mark.parametrize(
