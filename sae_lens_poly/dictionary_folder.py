@@ -114,6 +114,7 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
     """
     path = folder / SAE_WEIGHTS_FILENAME
     state = sae.state_dict()
+    sae.process_state_dict_for_saving(state)  # by the names of the file
     require_finite(path, state.items())
     for name, tensor in state.items():
         if tensor.is_floating_point() and bool((tensor.abs() > _LARGEST).any()):

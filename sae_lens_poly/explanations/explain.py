@@ -174,7 +174,7 @@ def _batches(material: Material, settings: ExplanationSettings, seed: int) -> li
 def _found_in(path: Path, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     for name, value in run.items():
         # How many latents are drawn leaves those that are explained as they are.
         then, now = (_without_number(x) if name == "settings" else x for x in (saved[name], value))

@@ -181,7 +181,7 @@ def settings_in(folder: str | Path) -> dict[str, Any]:
 def _run_in(folder: Path) -> dict[str, Any] | None:
     if not (folder / RUN_FILENAME).is_file() or not (folder / STATE_FILENAME).is_file():
         return None
-    run: dict[str, Any] = json.loads((folder / RUN_FILENAME).read_text())
+    run: dict[str, Any] = json.loads((folder / RUN_FILENAME).read_text(encoding="utf-8"))
     return run
 
 

@@ -68,11 +68,11 @@ class DataWriter:
             "settings": self.collected.settings.to_dict(),
         }
         stamp_file = folder / "stamp.json"
-        if not stamp_file.is_file() or json.loads(stamp_file.read_text()) != stamp:
+        if not stamp_file.is_file() or json.loads(stamp_file.read_text(encoding="utf-8")) != stamp:
             for path in folder.glob("**/*.json.gz"):
                 path.unlink()
             folder.mkdir(parents=True, exist_ok=True)
-            stamp_file.write_text(json.dumps(stamp))
+            stamp_file.write_text(json.dumps(stamp), encoding="utf-8")
         drive, coherence = self._drive()
         if isinstance(self.model, StackedModels) and isinstance(self.sae, Crosscoder):
             found = model_diffs(self.sae, self.model, self._activations())
@@ -306,7 +306,7 @@ def _evaluation_in(source: Path, of: str) -> dict[str, Any] | None:
     path = source / EVALUATION_FILENAME
     if not path.is_file():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     wanted = ("per_hook", "pooled", "l0", "coherence", "interactions", "n_tokens", "ce_clean")
     if of and evaluation.get(DICTIONARY_HASH) != of:
         return None

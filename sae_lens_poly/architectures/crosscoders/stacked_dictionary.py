@@ -55,7 +55,7 @@ class StackedDictionary(PolynomialDictionary):
 
     @property
     def W_enc(self) -> torch.Tensor:
-        """Shape (d_in, d_sae). Of dense weights a view; of others a copy, so not to be written to."""
+        """Shape (d_in, d_sae). A view of dense weights; of others a copy: writing to it is lost."""
         return self.encoder_weights.dense().T
 
     @property
