@@ -30,7 +30,7 @@ ARMS = {
     "E": ("poly_topk, no self-terms", {"architecture": "poly_topk", "self_terms": False}),
     "F": (
         "poly_topk, published form (U retracted whole)",
-        {"architecture": "poly_topk", **sae_lens_poly.OFFICIAL_OPTIONS},
+        {"architecture": "polysae_topk", **sae_lens_poly.OFFICIAL_OPTIONS},
     ),
 }
 
@@ -52,7 +52,7 @@ def make(arm: str, options: argparse.Namespace) -> TrainingSAE[Any]:
         "rescale_acts_by_decoder_norm": options.rescale,
         **ARMS[arm][1],
     }
-    if fields["architecture"] == "poly_topk":
+    if fields["architecture"] != "topk":
         fields |= {"rank_2": options.rank_2, "rank_3": options.rank_3}
     torch.manual_seed(0)
     return TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
@@ -70,6 +70,7 @@ def print_parameters() -> None:
             f"codes ({rank_2}, {rank_3})": ranks,
             f"reconstruction ({rank_2}, {rank_3})": {"projection": "reconstruction", **ranks},
             f"published form ({d_in}, {rank_2}, {rank_3})": {
+                "architecture": "polysae_topk",
                 **sae_lens_poly.OFFICIAL_OPTIONS,
                 **ranks,
             },
@@ -95,7 +96,7 @@ def count_parameters(architecture: str, d_in: int, **fields: Any) -> int:
             **fields,
         }
     )
-    sae = TrainingSAE.get_sae_class_for_architecture(architecture)(cfg)
+    sae = TrainingSAE.get_sae_class_for_architecture(cfg.architecture())(cfg)
     return sum(p.numel() for p in sae.parameters())
 
 

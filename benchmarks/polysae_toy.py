@@ -48,14 +48,15 @@ D_IN, N_FEATURES, K = 128, 1024, 16
 N_PAIRS, PAIR_RATE = 16, 0.1
 
 _POLY = {"architecture": "poly_topk"}
+_PUBLISHED = {"architecture": "polysae_topk", **OFFICIAL_OPTIONS, "rank_2": 64, "rank_3": 64}
 ARMS: dict[str, dict[str, Any]] = {
     "topk": {"architecture": "topk"},
     "poly, order 1": {**_POLY, "degree": 1},
     "poly, order 3": _POLY,
     "poly, order 3, no self-terms": {**_POLY, "self_terms": False},
     "poly, order 3, reconstruction": {**_POLY, "projection": "reconstruction"},
-    "official, order 1": {**_POLY, **OFFICIAL_OPTIONS, "rank_2": 64, "rank_3": 64, "degree": 1},
-    "official, order 3": {**_POLY, **OFFICIAL_OPTIONS, "rank_2": 64, "rank_3": 64},
+    "official, order 1": {**_PUBLISHED, "degree": 1},
+    "official, order 3": _PUBLISHED,
 }
 PARTS = {
     "linear": ["topk", "poly, order 1", "poly, order 3", "official, order 3"],
