@@ -157,6 +157,6 @@ def _serve(writer: DataWriter, data: Path, explanations: Path, port: int, opens:
     address = f"http://127.0.0.1:{place.getsockname()[1]}/"
     print(f"explorer at {address} (Ctrl+C ends it)", flush=True)
     if opens:
-        webbrowser.open(address)
+        webbrowser.open_new(address)
     config = uvicorn.Config(make_app(writer, data, explanations), log_level="warning")
     uvicorn.Server(config).run(sockets=[place])

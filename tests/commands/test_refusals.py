@@ -59,7 +59,7 @@ WRONG = {
     "compare wrong.yaml": "learning_rates=[nan]",
     "export": "required: checkpoint, folder",
     "export nowhere x": "checkpoint='nowhere' is not there",
-    f"export {DICTIONARY} {DICTIONARY}/": "is the checkpoint itself",
+    f"export {DICTIONARY} {DICTIONARY}/": "is a checkpoint, which",
     f"export {DICTIONARY} file": "folder='file'",
     f"export {DICTIONARY} x --dens": "--dens",
     "upload nowhere a/b:c": "folder='nowhere' is not there",

@@ -82,7 +82,7 @@ def test_exports_replace_no_checkpoint(train, tmp_path, capsys):
         assert "is a checkpoint, which an export would replace" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["export", str(checkpoint), str(tmp_path / "file")]) == 2
-    assert "it is a file" in capsys.readouterr().err
+    assert "cannot be written to as a folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
     assert main(["export", str(checkpoint), str(tmp_path / "output")]) == 0
     load_dictionary(tmp_path / "output")
