@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import wandb
 
 from sae_lens_poly.cli import main
 
@@ -76,6 +77,7 @@ def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsy
 def test_logs_to_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # what another test has set up remembers the folder of its time
     flags = ["--log_to_wandb", "True", "--wandb_log_frequency", "2", "--hook_name"]
     flags += ["blocks.{1..2}.hook_resid_post", "--output_path", str(tmp_path / "output")]
     assert main(["train", *SMALL, *flags]) == 0
