@@ -16,6 +16,7 @@ from sae_lens.constants import (
 )
 from sae_lens.saes.sae import SAE
 
+from sae_lens_poly.architectures.crosscoders.file_format import to_file
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
 from sae_lens_poly.read_files import (
@@ -114,7 +115,7 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
     """
     path = folder / SAE_WEIGHTS_FILENAME
     state = sae.state_dict()
-    sae.process_state_dict_for_saving(state)  # by the names of the file
+    to_file(state)  # the names that messages give
     require_finite(path, state.items())
     for name, tensor in state.items():
         if tensor.is_floating_point() and bool((tensor.abs() > _LARGEST).any()):

@@ -21,7 +21,7 @@ from sae_lens_poly.architectures.decoders.decoder import (
 )
 from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.official.reader import refuse_official
-from sae_lens_poly.architectures.official.shared_u import SharedU, convert_shared_u
+from sae_lens_poly.architectures.official.shared_u import convert_shared_u
 from sae_lens_poly.errors import InputError
 
 
@@ -183,8 +183,7 @@ class PolynomialDictionary(SAE[Any]):
         super().process_state_dict_for_loading(state_dict)
         if isinstance(self, TrainingSAE):
             refuse_official(state_dict)
-        if not isinstance(self.polynomial, SharedU):
-            convert_shared_u(state_dict, self.norms_the_code)
+        convert_shared_u(state_dict, self.norms_the_code)
 
     @override
     @torch.no_grad()

@@ -134,10 +134,13 @@ def test_linear_term_is_stock_sae_lens(architecture):
         torch.testing.assert_close(ours.losses[name], loss, check_dtype=False)
 
 
-@pytest.mark.parametrize("kind", TOPK_KINDS)
+@pytest.mark.parametrize("kind", [*TOPK_KINDS, "AuxK per level"])
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("subtract", [True, False])
 def test_sparse_steps_have_the_numbers_of_dense_ones(kind, form, rescale, subtract):
+    options = {}
+    if kind == "AuxK per level":
+        kind, options = "poly_matryoshka_batchtopk", {"use_matryoshka_aux_loss": True}
     outputs = []
     x = activations(dtype=torch.float64)
     dead = torch.zeros(D_SAE, dtype=torch.bool)
@@ -150,6 +153,7 @@ def test_sparse_steps_have_the_numbers_of_dense_ones(kind, form, rescale, subtra
             rescale_acts_by_decoder_norm=rescale,
             apply_b_dec_to_input=subtract,
             use_sparse_activations=sparse,
+            **options,
         )
         sae.scale_codes_from_(x)
         randomise(sae)
@@ -162,6 +166,21 @@ def test_sparse_steps_have_the_numbers_of_dense_ones(kind, form, rescale, subtra
     torch.testing.assert_close(ours.loss, theirs.loss)
     for (name, p), q in zip(sparse_sae.named_parameters(), dense_sae.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("form", ["reconstruction", "shared_u"])
+def test_aux_k_of_levels_reaches_dead_latents_alone(form):
+    sae = poly_sae("poly_matryoshka_batchtopk", form, use_matryoshka_aux_loss=True)
+    for dead in (torch.zeros(D_SAE, dtype=torch.bool), torch.arange(D_SAE) >= 30):
+        output = sae.training_forward_pass(step_input(activations(), step=1, dead=dead))
+        assert output.feature_acts.is_sparse
+        auxiliary = output.losses["auxiliary_reconstruction_loss"]
+        if not dead.any():
+            assert auxiliary == 0
+            continue
+        (grad,) = torch.autograd.grad(auxiliary, sae.b_enc)
+        assert (grad[dead] != 0).any()
+        assert not grad[~dead].any()
 
 
 def test_hooks_turn_a_sparse_step_dense_and_reach_it():
@@ -333,9 +352,31 @@ def test_refused_configs(changes, words):
 
 
 @pytest.mark.parametrize("widths", [[], [0, 40], [20, 10, 40], [50]])
-def test_refused_matryoshka_widths(widths):
+@pytest.mark.parametrize("form", ["reconstruction", "shared_u"])
+def test_refused_matryoshka_widths(widths, form):
     with pytest.raises(InputError, match="matryoshka_widths="):
-        poly_sae("poly_matryoshka_batchtopk", matryoshka_widths=widths)
+        poly_sae("poly_matryoshka_batchtopk", form, matryoshka_widths=widths)
+
+
+@pytest.mark.parametrize("form", ["reconstruction", "shared_u"])
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("poly_topk", {"k": 41}, "k=41 .* 40"),
+        ("poly_topk", {"k": 2.5}, "k=2.5"),
+        ("poly_batchtopk", {"k": 0}, "k=0"),
+        ("poly_batchtopk", {"topk_threshold_lr": 2.0}, "topk_threshold_lr=2.0"),
+        ("poly_matryoshka_batchtopk", {"aux_loss_coefficient": -1.0}, "aux_loss_coefficient=-1.0"),
+        (
+            "poly_matryoshka_batchtopk",
+            {"normalize_activations": "layer_norm", "aux_loss_coefficient": 0.0},
+            "normalize_activations='layer_norm' .* Matryoshka",
+        ),
+    ],
+)
+def test_refused_sparsifiers(form, kind, changes, words):
+    with pytest.raises(InputError, match=words):
+        poly_sae(kind, form, **changes)
 
 
 @pytest.mark.parametrize(

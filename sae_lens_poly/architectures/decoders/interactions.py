@@ -155,14 +155,7 @@ class CodeInteractions(Interactions, kind="interactions/codes"):
         return self.code_scale[latents, None] * self.projection.V[latents]
 
     def project(self, z: torch.Tensor, linear: torch.Tensor, latents: slice = ALL) -> torch.Tensor:
-        cV = self.code_scale[latents, None] * self.projection.V[latents]
-        return code_times(z, cV.to(z.dtype))
-
-    def sums(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, latents: slice = ALL
-    ) -> torch.Tensor:
-        if not self.self_terms:
-            return super().sums(z, linear, directions, latents)
+        # c V at once: a division by the size, for the property V, would pass over all rows again.
         scale = self.code_scale[latents, None] / self.projection.size
         return code_times(z, (scale * self.projection.weight[latents]).to(z.dtype))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 #: What the sparse products are computed in; a narrower dtype takes the dense ones.
 SPARSE_DTYPES = (torch.float32, torch.float64)
+
+# Sums over each bag; no frame of Python's between a step and the kernel.
+_weighted_sums = partial(F.embedding_bag, mode="sum", include_last_offset=True)
 
 
 class ActivePattern:
@@ -55,25 +58,21 @@ class ActivePattern:
 
     def times(self, values: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """``Z @ dense`` for entries ``values`` (nnz,) and ``dense`` (d_sae, m): (n, m)."""
-        return F.embedding_bag(
+        return _weighted_sums(
             self.cols,
             dense,
             self.row_starts,
-            mode="sum",
             per_sample_weights=values.to(dense.dtype),
-            include_last_offset=True,
         )
 
     def transposed_times(self, values: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """``Z^T @ dense`` for entries ``values`` (nnz,) and ``dense`` (n, m): (d_sae, m)."""
         order, starts = self.by_latent
-        return F.embedding_bag(
+        return _weighted_sums(
             self.rows[order],
             dense,
             starts,
-            mode="sum",
             per_sample_weights=values[order].to(dense.dtype),
-            include_last_offset=True,
         )
 
     def entries_of_product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -104,13 +103,11 @@ class _CodeTimesDense(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(values, dense)
-        return F.embedding_bag(
+        return _weighted_sums(
             pattern.cols,
             dense,
             pattern.row_starts,
-            mode="sum",
             per_sample_weights=values.to(dense.dtype),
-            include_last_offset=True,
         )
 
     @staticmethod

@@ -18,7 +18,7 @@ from sae_lens.saes.topk_sae import TopK, TopKTrainingSAE, TopKTrainingSAEConfig
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
+from sae_lens_poly.architectures.checks import check_training_dtype
 from sae_lens_poly.architectures.decoders.decoder import Decoder, DenseRows
 from sae_lens_poly.architectures.decoders.term import CODE_LIMIT
 from sae_lens_poly.architectures.kernels.sparse_code import (
@@ -26,9 +26,16 @@ from sae_lens_poly.architectures.kernels.sparse_code import (
     latent_range,
     scale_latents,
 )
+from sae_lens_poly.architectures.official.reader import refuse_official
 from sae_lens_poly.architectures.official.shared_u import SharedU
 from sae_lens_poly.architectures.poly_saes.shells import PolyJumpReLUSAEConfig
-from sae_lens_poly.architectures.poly_saes.top_k import aux_k_of_dead, check_aux_k, sparse_codes
+from sae_lens_poly.architectures.poly_saes.top_k import (
+    aux_k_of_dead,
+    aux_k_of_levels,
+    check_top_k,
+    matryoshka_levels,
+    sparse_codes,
+)
 from sae_lens_poly.architectures.poly_saes.top_k_shells import PolyTopKSAEConfig
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary, polynomial_step
 from sae_lens_poly.architectures.polynomial_fields import PUBLISHED
@@ -95,9 +102,7 @@ class PublishedFields:
         cfg: Any = self
         check_training_dtype(cfg)
         check_fields(self, PublishedFields.CONSTRAINTS)
-        check_aux_k(cfg)
-        if getattr(cfg, "matryoshka_widths", None):
-            check_matryoshka_widths(cfg.matryoshka_widths, cfg.d_sae)
+        check_top_k(cfg)
         most = min(cfg.d_in, cfg.d_sae)
         self.rank_2 = min(32, most) if self.rank_2 is None else self.rank_2
         self.rank_3 = min(32, most) if self.rank_3 is None else self.rank_3
@@ -277,6 +282,12 @@ class PublishedForm(PolynomialDictionary):
         self.use_code_form_()
         super().fold_activation_whitening(*args, **kwargs)
 
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        """Files of this form stay in it: past the base class, which converts them."""
+        super(PolynomialDictionary, self).process_state_dict_for_loading(state_dict)
+        refuse_official(state_dict)
+
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
         """The code form, which is the same function."""
         self.retract_()
@@ -359,12 +370,18 @@ class PolySAEMatryoshkaBatchTopKTrainingSAE(PublishedForm, MatryoshkaBatchTopKTr
     def _iterable_decode(
         self, feature_acts: torch.Tensor, include_outer_loss: bool = False
     ) -> Generator[tuple[int, torch.Tensor], None, None]:
-        widths = self.cfg.matryoshka_widths
-        nested = self.nested_reconstructions(
-            feature_acts, widths if include_outer_loss else widths[:-1]
-        )
-        for width, decoded in nested:
-            yield width, self.run_time_activation_norm_fn_out(decoded)
+        return matryoshka_levels(self, feature_acts, include_outer_loss)
+
+    @override
+    def calculate_matryoshka_aux_loss(
+        self,
+        sae_in: torch.Tensor,
+        sae_out: torch.Tensor,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        dead_neuron_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return aux_k_of_levels(self, sae_in, feature_acts, hidden_pre, dead_neuron_mask)
 
 
 @dataclass(kw_only=True)

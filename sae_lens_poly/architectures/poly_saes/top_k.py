@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
+from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
+from sae_lens_poly.architectures.checks import check_matryoshka_widths
 from sae_lens_poly.architectures.encoders.aux_k import aux_k_loss
 from sae_lens_poly.architectures.kernels.sparse_code import (
     ActiveEntries,
@@ -17,28 +20,54 @@ from sae_lens_poly.architectures.kernels.sparse_code import (
 )
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary, polynomial_step
 from sae_lens_poly.architectures.sparsifiers.batch_topk import follow_scores_
+from sae_lens_poly.constraints import Constraint, Number, check_fields
 from sae_lens_poly.errors import InputError
 
 #: Rows and columns of the scores (n, d_sae) that are kept, in order.
 Select = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
+#: What a BatchTopK's fields may be.
+BATCH_TOP_K: dict[str, Constraint] = {
+    "k": Number(above=0),
+    "topk_threshold_lr": Number(above=0, at_most=1),
+    "aux_loss_coefficient": Number(at_least=0),
+}
+
 #: What has seen so many batches that its threshold is a moving average.
 MANY_BATCHES = 1_000_000
 
 
-def check_aux_k(cfg: Any) -> None:
-    """Refuse what SAELens would raise for at the first dead latent, in the middle of training.
+def check_top_k(cfg: Any) -> None:
+    """Refuse what a config of SAELens' TopK, BatchTopK or Matryoshka class cannot train with.
+
+    AuxK's and Matryoshka's limits on ``normalize_activations`` are SAELens', which would raise at
+    the first dead latent or reconstruction, in the middle of training.
 
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
-    if cfg.normalize_activations in ("constant_norm_rescale", "layer_norm") and (
-        cfg.aux_loss_coefficient != 0
-    ):
+    if isinstance(cfg, BatchTopKTrainingSAEConfig):
+        check_fields(cfg, BATCH_TOP_K)
+    else:
+        check_fields(cfg, {"k": Number(at_least=1, at_most=cfg.d_sae, whole=True)})
+    undone_later = cfg.normalize_activations in ("constant_norm_rescale", "layer_norm")
+    if undone_later and cfg.aux_loss_coefficient != 0:
         raise InputError(
             f"normalize_activations={cfg.normalize_activations!r} does not go with AuxK, whose "
             "target is in units that have not been normalised: set aux_loss_coefficient=0, or "
             "normalize_activations='expected_average_only_in'"
+        )
+    if not isinstance(cfg, MatryoshkaBatchTopKTrainingSAEConfig):
+        return
+    widths = cfg.matryoshka_widths  # SAELens adds the whole width where it is not there
+    if widths[-2:] == [cfg.d_sae, cfg.d_sae]:
+        widths = widths[:-1]
+    check_matryoshka_widths(widths, cfg.d_sae)
+    if undone_later:
+        raise InputError(
+            f"normalize_activations={cfg.normalize_activations!r} can undo itself for one "
+            "reconstruction a token, and Matryoshka makes several: set it to 'none', "
+            "'expected_average_only_in' or 'covariance_whitening'"
         )
 
 
@@ -87,6 +116,35 @@ def aux_k_of_dead(
     k_aux = max(1, sae_in.shape[-1] // 2)
     loss = aux_k_loss(sae_in - sae_out, dead_pre, lambda kept: kept @ directions, k_aux)
     return sae.cfg.aux_loss_coefficient * loss
+
+
+def matryoshka_levels(
+    sae: Any, feature_acts: torch.Tensor, include_outer_loss: bool
+) -> Generator[tuple[int, torch.Tensor], None, None]:
+    """What SAELens' Matryoshka class decodes at each width: the polynomial of the first latents."""
+    widths = sae.cfg.matryoshka_widths
+    nested = sae.nested_reconstructions(feature_acts, widths if include_outer_loss else widths[:-1])
+    for width, decoded in nested:
+        yield width, sae.run_time_activation_norm_fn_out(decoded)
+
+
+def aux_k_of_levels(
+    sae: Any,
+    sae_in: torch.Tensor,
+    feature_acts: torch.Tensor,
+    hidden_pre: torch.Tensor,
+    dead: torch.Tensor | None,
+) -> torch.Tensor:
+    """SAELens' AuxK per level: dead latents learn the residual of the level they are in."""
+    if dead is None or not dead.any():
+        return sae_in.new_zeros(())
+    losses, start = [], 0
+    for width, partial_out in matryoshka_levels(sae, feature_acts, include_outer_loss=True):
+        dead_here = torch.zeros_like(dead)
+        dead_here[start:width] = dead[start:width]
+        losses.append(aux_k_of_dead(sae, sae_in, partial_out, hidden_pre, dead_here))
+        start = width
+    return torch.stack(losses).sum()
 
 
 class PolynomialTopK(PolynomialDictionary):

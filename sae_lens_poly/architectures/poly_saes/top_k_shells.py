@@ -22,23 +22,18 @@ from sae_lens.saes.topk_sae import (
 )
 from typing_extensions import override
 
-from sae_lens_poly.architectures.checks import check_matryoshka_widths
 from sae_lens_poly.architectures.official.reader import read_official
 from sae_lens_poly.architectures.poly_saes.shells import PolyJumpReLUSAEConfig
-from sae_lens_poly.architectures.poly_saes.top_k import PolynomialTopK, check_aux_k
+from sae_lens_poly.architectures.poly_saes.top_k import (
+    PolynomialTopK,
+    aux_k_of_levels,
+    check_top_k,
+    matryoshka_levels,
+)
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
 from sae_lens_poly.architectures.sparsifiers.batch_topk import batch_top_k
 from sae_lens_poly.architectures.sparsifiers.top_k import top_k
-from sae_lens_poly.constraints import Constraint, Number, check_fields
-from sae_lens_poly.errors import InputError
-
-#: What a BatchTopK's fields may be.
-BATCH_TOP_K: dict[str, Constraint] = {
-    "k": Number(above=0),
-    "topk_threshold_lr": Number(above=0, at_most=1),
-    "aux_loss_coefficient": Number(at_least=0),
-}
 
 
 @dataclass(kw_only=True)
@@ -77,8 +72,7 @@ class PolyTopKTrainingSAEConfig(PolynomialFields, TopKTrainingSAEConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(self, {"k": Number(at_least=1, at_most=self.d_sae, whole=True)})
-        check_aux_k(self)
+        check_top_k(self)
 
 
 class PolyTopKTrainingSAE(PolynomialTopK, TopKTrainingSAE):
@@ -109,8 +103,7 @@ class PolyBatchTopKTrainingSAEConfig(PolynomialFields, BatchTopKTrainingSAEConfi
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(self, BATCH_TOP_K)
-        check_aux_k(self)
+        check_top_k(self)
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
@@ -146,18 +139,7 @@ class PolyMatryoshkaBatchTopKTrainingSAEConfig(
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(self, BATCH_TOP_K)
-        check_aux_k(self)
-        widths = self.matryoshka_widths  # SAELens adds the whole width where it is not there
-        if widths[-2:] == [self.d_sae, self.d_sae]:
-            widths = widths[:-1]
-        check_matryoshka_widths(widths, self.d_sae)
-        if self.normalize_activations in ("constant_norm_rescale", "layer_norm"):
-            raise InputError(
-                f"normalize_activations={self.normalize_activations!r} can undo itself for one "
-                "reconstruction a token, and Matryoshka makes several: set it to 'none', "
-                "'expected_average_only_in' or 'covariance_whitening'"
-            )
+        check_top_k(self)
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
@@ -181,12 +163,7 @@ class PolyMatryoshkaBatchTopKTrainingSAE(PolynomialTopK, MatryoshkaBatchTopKTrai
     def _iterable_decode(
         self, feature_acts: torch.Tensor, include_outer_loss: bool = False
     ) -> Generator[tuple[int, torch.Tensor], None, None]:
-        widths = self.cfg.matryoshka_widths
-        nested = self.nested_reconstructions(
-            feature_acts, widths if include_outer_loss else widths[:-1]
-        )
-        for width, decoded in nested:
-            yield width, self.run_time_activation_norm_fn_out(decoded)
+        return matryoshka_levels(self, feature_acts, include_outer_loss)
 
     @override
     def calculate_matryoshka_aux_loss(
@@ -197,13 +174,4 @@ class PolyMatryoshkaBatchTopKTrainingSAE(PolynomialTopK, MatryoshkaBatchTopKTrai
         hidden_pre: torch.Tensor,
         dead_neuron_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """SAELens' AuxK per level: dead latents learn the residual of their own level."""
-        if dead_neuron_mask is None or not dead_neuron_mask.any():
-            return sae_out.new_zeros(())
-        losses, start = [], 0
-        for width, partial_out in self._iterable_decode(feature_acts, include_outer_loss=True):
-            dead = torch.zeros_like(dead_neuron_mask)
-            dead[start:width] = dead_neuron_mask[start:width]
-            losses.append(self.calculate_topk_aux_loss(sae_in, partial_out, hidden_pre, dead))
-            start = width
-        return torch.stack(losses).sum()
+        return aux_k_of_levels(self, sae_in, feature_acts, hidden_pre, dead_neuron_mask)
