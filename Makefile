@@ -4,6 +4,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
+# A process a core with one thread each: tests are too small for more threads, which wait for each
+# other where a container has fewer cores than it shows.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 EXPLORED ?= output
 
 .PHONY: train explore explorer-pages test quick check types format test-adapters newest-sae-lens tutorials docs smollm2 saebench \
@@ -21,10 +26,10 @@ explorer-pages:  ## build the explorer's pages again, after a change in web/ (ne
 	cd web && npm ci --no-audit --no-fund && npm run build
 
 test: check types  ## lint, types, tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 quick: check  ## lint, and the tests that take a minute in all
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -47,7 +52,7 @@ newest-sae-lens:  ## the quick tests in an environment of their own, with the ne
 	build/newest/bin/python -m pip install --quiet --constraint constraints.txt torch
 	build/newest/bin/python -m pip install --quiet --upgrade 'sae-lens<7' --editable '.[dev]'
 	build/newest/bin/python -c 'import sae_lens; print("sae-lens", sae_lens.__version__)'
-	build/newest/bin/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 build/newest/bin/python -m pytest -m "not slow" $(ARGS)
 
 tutorials: .venv/installed-dev  ## run the notebooks and write their outputs (the tests run them as well)
 	$(BIN)/python -m scripts.run_tutorials --write $(ARGS)
