@@ -6,9 +6,12 @@ Importing this package registers its architectures with SAELens. What it offers 
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+__version__ = version("sae-lens-poly")
 
 
 def _starts_a_command() -> bool:

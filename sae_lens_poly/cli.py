@@ -11,15 +11,27 @@ from sae_lens_poly.commands.parser import PROGRAM
 from sae_lens_poly.commands.quiet import quiet_libraries
 from sae_lens_poly.errors import InputError, first_line
 
-COMMANDS = ("train", "evaluate", "upload", "compare", "export")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "explore",
+    "explain",
+    "trace",
+    "upload",
+    "compare",
+    "export",
+)
 
 USAGE = f"""\
 usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} evaluate DIR       print the table of a saved dictionary
        {PROGRAM} evaluate USER/REPO:PATH   of one on the hub
+       {PROGRAM} explore DIR        look at its latents in a browser
+       {PROGRAM} explain DIR        have a language model explain them
        {PROGRAM} upload DIR USER/REPO:PATH put a saved dictionary on the hub
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
+       {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:

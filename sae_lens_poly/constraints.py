@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -116,6 +116,30 @@ class Choice:
     def read(self, words: Sequence[str]) -> Any:
         (word,) = words
         return None if None in self.choices and _is_none(word) else word
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The name of something that has entered itself, as the parts of a dictionary do.
+
+    Args:
+        names: Gives the names that are known now.
+    """
+
+    names: Callable[[], Iterable[str]]
+
+    def now(self) -> Choice:
+        """The names that are known now."""
+        return Choice(*self.names())
+
+    def wrong_with(self, value: Any) -> str | None:
+        return self.now().wrong_with(value)
+
+    def describe(self) -> str:
+        return self.now().describe()
+
+    def read(self, words: Sequence[str]) -> Any:
+        return self.now().read(words)
 
 
 @dataclass(frozen=True)

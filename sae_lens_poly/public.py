@@ -1,49 +1,42 @@
 """What ``sae_lens_poly`` offers; importing it registers the architectures with SAELens."""
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.crosscoder_config import (
+from sae_lens_poly.architectures.crosscoders import (
+    Crosscoder,
     CrosscoderConfig,
+    PolyCrosscoderConfig,
+    TrainingCrosscoder,
     TrainingCrosscoderConfig,
+    TrainingPolyCrosscoderConfig,
+    describe_weights,
 )
-from sae_lens_poly.architectures.describe_weights import describe_weights
-from sae_lens_poly.architectures.poly_batchtopk_sae import (
+from sae_lens_poly.architectures.official.training import (
+    OFFICIAL_OPTIONS,
+    PolySAEBatchTopKTrainingSAEConfig,
+    PolySAEMatryoshkaBatchTopKTrainingSAEConfig,
+    PolySAETopKTrainingSAEConfig,
+)
+from sae_lens_poly.architectures.poly_saes import (
     PolyBatchTopKTrainingSAE,
     PolyBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_crosscoder import (
-    PolyCrosscoderConfig,
-    TrainingPolyCrosscoderConfig,
-)
-from sae_lens_poly.architectures.poly_gated_sae import (
     PolyGatedSAE,
     PolyGatedSAEConfig,
     PolyGatedTrainingSAE,
     PolyGatedTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_jumprelu_sae import (
     PolyJumpReLUSAE,
     PolyJumpReLUSAEConfig,
     PolyJumpReLUTrainingSAE,
     PolyJumpReLUTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_matryoshka_batchtopk_sae import (
     PolyMatryoshkaBatchTopKTrainingSAE,
     PolyMatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_standard_sae import (
     PolyStandardSAE,
     PolyStandardSAEConfig,
     PolyStandardTrainingSAE,
     PolyStandardTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_topk_sae import (
     PolyTopKSAE,
     PolyTopKSAEConfig,
     PolyTopKTrainingSAE,
     PolyTopKTrainingSAEConfig,
 )
-from sae_lens_poly.architectures.polynomial_config import OFFICIAL_OPTIONS
-from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.attached import AttachedCrosscoder
@@ -73,6 +66,9 @@ __all__ = [
     "PolyJumpReLUTrainingSAEConfig",
     "PolyMatryoshkaBatchTopKTrainingSAE",
     "PolyMatryoshkaBatchTopKTrainingSAEConfig",
+    "PolySAEBatchTopKTrainingSAEConfig",
+    "PolySAEMatryoshkaBatchTopKTrainingSAEConfig",
+    "PolySAETopKTrainingSAEConfig",
     "PolyStandardSAE",
     "PolyStandardSAEConfig",
     "PolyStandardTrainingSAE",

@@ -29,8 +29,8 @@ def train(flags: Sequence[str]) -> int:
 
     import torch
 
-    from sae_lens_poly.architectures.crosscoder_config import StackConfig
-    from sae_lens_poly.architectures.describe_weights import describe_weights
+    from sae_lens_poly.architectures.crosscoders.describe_weights import describe_weights
+    from sae_lens_poly.architectures.crosscoders.stack import is_factored
     from sae_lens_poly.evaluation.report import print_evaluation
     from sae_lens_poly.evaluation.saved import evaluate_saved
     from sae_lens_poly.evaluation.settings import EvaluationSettings
@@ -53,7 +53,7 @@ def train(flags: Sequence[str]) -> int:
         f"width {model.d_model}, {cfg.sae.d_sae} latents, {cfg.training_tokens:,} tokens",
         flush=True,
     )
-    if isinstance(cfg.sae, StackConfig) and cfg.sae.is_factored:
+    if is_factored(cfg.sae):
         print(describe_weights(cfg.sae))
     started = time.perf_counter()
     try:

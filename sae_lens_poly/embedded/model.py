@@ -56,7 +56,7 @@ def load_embedded_model(device: str = "cpu") -> HookedTransformer:
     """
     if not WEIGHTS_FILE.exists():
         raise FileNotFoundError(
-            f"{WEIGHTS_FILE} is missing: reinstall sae_lens_poly, or make the weights anew with "
+            f"{WEIGHTS_FILE} is missing: reinstall sae_lens_poly, or train the weights again with "
             "'python -m sae_lens_poly.embedded.train_model'"
         )
     model = HookedTransformer(embedded_model_config(device), tokenizer=load_embedded_tokenizer())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
 
 from sae_lens_poly.analysis.interactions import (
     CoOccurrence,
@@ -19,8 +20,10 @@ from sae_lens_poly.analysis.interactions import (
     without_degrees,
 )
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
 from sae_lens_poly.evaluation.held_out import HeldOutText
 from sae_lens_poly.evaluation.metrics import (
@@ -36,6 +39,7 @@ from sae_lens_poly.evaluation.probing_sets import (
     TextSet,
     load_probing_sets,
 )
+from sae_lens_poly.evaluation.replaced_model import ReplacedModel, measure_replaced_model
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.evaluation.splicing import SpliceBaselines, Splices, measure_splices
 from sae_lens_poly.models.stacked_hooks import StackedHooks
@@ -98,6 +102,8 @@ class Evaluation:
     """Mean cosine of live latents' directions between neighbouring hook points."""
     interactions: dict[str, dict[str, float]] | None = None
     """Of polynomial decoders: correlation with co-occurrence of B_ij and its controls."""
+    replaced_model: ReplacedModel | None = None
+    """Of transcoders on a TransformerLens model: the model with all MLPs replaced at once."""
     probing: dict[str, dict[str, Summary]] = field(default_factory=dict)
     """Labelled set to features (codes, raw activations) to scores."""
     class_separation: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -272,6 +278,7 @@ def evaluate_dictionary(
         coherence=_coherence_figures(sae, coherence, live),
         direction_cosine=_direction_cosine(sae, live),
         interactions=None if pairs is None else interaction_correlations(sae, pairs, settings.seed),
+        replaced_model=_replaced_model(sae, data),
         probing=probing,
         class_separation=separation,
         settings=settings,
@@ -332,6 +339,18 @@ def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | Non
     if not interact or sae.cfg.decoder != "interactions":
         return None
     return CoOccurrence(random_pairs(sae.cfg.d_sae, settings.n_pairs, settings.seed))
+
+
+def _replaced_model(sae: SAE[Any], data: EvaluationData) -> ReplacedModel | None:
+    model: Any = data.model.model
+    if not isinstance(model, HookedTransformer):
+        return None
+    try:
+        replacement = CrosscoderReplacement(sae, data.model.hook_names)
+    except InputError:  # it reads or writes something else
+        return None
+    batches = data.batches[: data.settings.n_splice_batches]
+    return measure_replaced_model(replacement, model, batches, data.special_tokens)
 
 
 def _probe(

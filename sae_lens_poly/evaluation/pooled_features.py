@@ -64,7 +64,7 @@ def pooled_activations(
     batch_size: int = 32,
     prepend_bos: bool = True,
 ) -> NDArray[np.float32]:
-    """Mean raw activations of texts, (n_texts, d_in): what no dictionary stands between.
+    """Mean raw activations of texts, (n_texts, d_in), without a dictionary.
 
     Hook points are end to end; :func:`hook_columns` takes one out. Arguments and errors are those
     of :func:`pooled_codes`.

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.evaluation.feature_cache import (
     cached_features,
     dictionary_hash,
@@ -109,9 +109,10 @@ class ProbingSet(ABC):
         train, test = codes
         found = {"codes": self.score(train, test)}
         if isinstance(sae, StackedDictionary) and not sae.structure.is_full:
-            reads = sae.structure.read_mask(sae.b_enc).bool().cpu().numpy()
+            groups = sae.structure.groups
             for hook, name in enumerate(self.model.hook_names):
-                own = np.flatnonzero(reads[:, hook])
+                readers = [np.arange(g.start, g.stop) for g in groups if hook in g.reads]
+                own = np.concatenate([np.empty(0, dtype=int), *readers])
                 if len(own) >= max(self.settings.probe_ks):
                     found[f"codes at {name}"] = self.score(train[:, own], test[:, own])
         return found

@@ -6,16 +6,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.evaluation.evaluate import Evaluation
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
+from sae_lens_poly.hook_names import short_hook_name
+
+#: Okabe and Ito's: told apart with any colour vision.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
 #: Columns of the terminal that tables take at most; wider ones are divided.
 WIDTH = 100
@@ -151,6 +156,16 @@ def _lines(evaluation: Evaluation) -> list[str]:
         f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
         "alone."
     ]
+    if (replaced := evaluation.replaced_model) is not None:
+        found = ", ".join(
+            f"{name} {figures.ce:.4f} (KL {figures.kl:.4f})"
+            for name, figures in {
+                "as the run goes": replaced.replaced,
+                "with codes of the model alone": replaced.clean_codes,
+                "with error nodes": replaced.with_errors,
+            }.items()
+        )
+        lines.append(f"all MLPs replaced at once, cross-entropy: {found}")
     if (coherence := evaluation.coherence) is not None:
         lines.append(
             "coherence (hook points that drive a latent), mean over live latents: "
@@ -179,6 +194,11 @@ def _lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def _legend_above(axes: Axes) -> None:
+    """A legend beside the title's height, off the data."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.08), ncols=2, frameon=False, fontsize=9)
+
+
 def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     """Draw where the latents live, how their directions turn, and what each degree carries.
 
@@ -188,7 +208,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         path: Where to write the PNG.
     """
     names = list(evaluation.per_hook)
-    short = [_short(name) for name in names]
+    short = [short_hook_name(name) for name in names]
     profile = decoder_profile(sae)
     figure = Canvas(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -196,40 +216,68 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     image = axes[0, 0].imshow(
         profile.profile[profile.centre.argsort()].nan_to_num().numpy(),
         aspect="auto",
-        cmap="magma",
+        cmap="cividis",
+        vmin=0,
         interpolation="nearest",
     )
     axes[0, 0].set(
         title="where latents live: decoder norm, maximum 1",
         ylabel="latent, sorted by centre of mass",
     )
-    axes[0, 0].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
     figure.colorbar(image, ax=axes[0, 0])
 
     cosine = direction_cosines(sae).mean
-    image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
+    image = axes[0, 1].imshow(
+        cosine.numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest"
+    )
     axes[0, 1].set(title="mean cosine of directions between hook points")
-    axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
     axes[0, 1].set_yticks(range(len(names)), short, parse_math=False)
     figure.colorbar(image, ax=axes[0, 1])
 
     positions = torch.arange(len(names))
     figures = list(evaluation.per_hook.values())
-    axes[1, 0].bar(
-        positions - 0.2, [f.explained_variance for f in figures], 0.4, label="explained variance"
+    bars = {
+        "explained variance": [f.explained_variance for f in figures],
+        "CE recovered": [f.ce_recovered for f in figures],
+    }
+    for number, (label, values) in enumerate(bars.items()):
+        axes[1, 0].bar(
+            positions + 0.4 * number - 0.2, values, 0.4, label=label, color=_COLOURS[number]
+        )
+    lowest = min(0, *(value for values in bars.values() for value in values))
+    axes[1, 0].set(
+        title="reconstruction, one hook point spliced at a time", ylim=(max(lowest, -1), 1)
     )
-    axes[1, 0].bar(positions + 0.2, [f.ce_recovered for f in figures], 0.4, label="CE recovered")
-    axes[1, 0].set(title="reconstruction, one hook point spliced at a time", ylim=(0, 1))
-    axes[1, 0].set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
-    axes[1, 0].legend(loc="lower right")
+    _legend_above(axes[1, 0])
 
-    for degree in evaluation.pooled.degree_shares:
-        shares = [f.degree_shares[degree] for f in figures]
-        axes[1, 1].plot(short, shares, marker="o", label=f"degree {degree}")
-    axes[1, 1].axhline(0, color="grey", linewidth=0.5)
-    axes[1, 1].set(title="share of the reconstruction by degree")
-    axes[1, 1].tick_params(axis="x", rotation=45)
-    axes[1, 1].legend()
+    # Degree 1 is all but the whole: on a common scale the others are a line at zero.
+    above = [degree for degree in evaluation.pooled.degree_shares if degree != 1]
+    for number, degree in enumerate(above):
+        shares = [100 * f.degree_shares[degree] for f in figures]
+        axes[1, 1].plot(
+            positions,
+            shares,
+            marker="os"[number % 2],
+            color=_COLOURS[number],
+            label=f"degree {degree}",
+        )
+    axes[1, 1].axhline(0, color="grey", linewidth=0.8)
+    axes[1, 1].set(title="share of the reconstruction above degree 1", ylabel="per cent")
+    if above:
+        _legend_above(axes[1, 1])
+    else:
+        axes[1, 1].text(
+            0.5, 0.5, "the decoder is linear", transform=axes[1, 1].transAxes, ha="center"
+        )
+    for place in axes.flat:
+        place.set_xticks(
+            range(len(names)),
+            short,
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+            parse_math=False,
+        )
 
     figure.suptitle(
         f"{sae.cfg.architecture()} on {sae.cfg.metadata.model_name}: {sae.cfg.d_sae} latents, "
@@ -238,11 +286,3 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         parse_math=False,
     )
     figure.savefig(path, dpi=120)
-
-
-def _short(name: str) -> str:
-    *model, hook_name = name.split("/")
-    parts = hook_name.split(".")
-    number = next((part for part in parts if part.isdigit()), "")
-    short = f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
-    return " ".join([*model, short])

@@ -9,14 +9,20 @@ import torch
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.saes.sae import SAE
+from sae_lens.training.activations_store import ActivationsStore
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
 from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
-from sae_lens_poly.evaluation.held_out import check_reading, check_skipped, held_out_text
+from sae_lens_poly.evaluation.held_out import (
+    HeldOutText,
+    check_reading,
+    check_skipped,
+    held_out_text,
+)
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import save_picture
 from sae_lens_poly.evaluation.saved_figures import read_settings
@@ -46,6 +52,30 @@ def load_evaluation_data(
     Raises:
         InputError: If the text cannot be loaded or is too short, or training has read some of it.
     """
+    n_wanted, size = n_skipped + settings.n_batches, settings.batch_size_prompts
+    reading = TextReading.of_metadata(sae.cfg.metadata)
+    model = reading.of_model(model)
+    store, text = held_out_store(sae, model, settings)
+    try:
+        batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
+    except StopIteration as error:
+        raise InputError(
+            f"dataset_path={text.path!r} has fewer than {n_wanted} batches of {size} contexts "
+            f"after its first {text.n_skipped} rows: lower n_batches or batch_size_prompts, or "
+            "name a longer text"
+        ) from error
+    special = reading.excluded(model.tokenizer)
+    return EvaluationData(model, batches[n_skipped:], special, settings, reading, text)
+
+
+def held_out_store(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+) -> tuple[ActivationsStore, HeldOutText]:
+    """A store over the text that training left out, read as training read it; and which text it is.
+
+    Raises:
+        InputError: If the text cannot be loaded or is empty, or training has read some of it.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_head_index is not None:
         raise InputError(
@@ -56,18 +86,13 @@ def load_evaluation_data(
     reading = TextReading.of_metadata(metadata)
     model = reading.of_model(model)
     text, rows = held_out_text(metadata, settings, reading, model)
-    n_wanted, size = n_skipped + settings.n_batches, settings.batch_size_prompts
     try:
-        store = reading.store(model, rows, size)
-        batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
+        return reading.store(model, rows, settings.batch_size_prompts), text
     except StopIteration as error:
         raise InputError(
-            f"dataset_path={text.path!r} has fewer than {n_wanted} batches of {size} contexts "
-            f"after its first {text.n_skipped} rows: lower n_batches or batch_size_prompts, or "
-            "name a longer text"
+            f"dataset_path={text.path!r} has no rows after its first {text.n_skipped}: lower "
+            "skip_rows, or name a longer text"
         ) from error
-    special = reading.excluded(model.tokenizer)
-    return EvaluationData(model, batches[n_skipped:], special, settings, reading, text)
 
 
 def _check_hook_points(names: list[str] | None, model: StackedHooks) -> None:
@@ -142,10 +167,10 @@ def evaluate_saved(
     """
     sae = load_dictionary(folder, device)
     results, remedy = Path(output or folder), "free some space, or name another folder (--output)"
-    require_writable(results, remedy=remedy)
+    require_writable(results, n_bytes=300_000, remedy=remedy)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
+            sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
         _check_data(sae, data)
@@ -180,12 +205,17 @@ def settings_for(
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
-def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+    """The model that a dictionary belongs to, with its hook points stacked.
+
+    Raises:
+        InputError: If the dictionary does not say which, or it cannot be loaded.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
             f"the cfg.json in {str(folder)!r} does not say which model and hook points it belongs "
-            "to (metadata.model_name, metadata.hook_name): it cannot be evaluated on a model"
+            "to (metadata.model_name, metadata.hook_name): its model cannot be loaded"
         )
     model = load_stacked_model(
         metadata.model_name,

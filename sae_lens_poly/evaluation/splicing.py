@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.analysis.interactions import without_degrees
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.attached import AttachedCrosscoder
@@ -118,7 +118,7 @@ class SpliceBaselines:
     """The model alone and with hook points ablated, on some batches: shared by dictionaries.
 
     Ablations are run when a dictionary first asks for a site, and kept. Of the model alone, sums
-    and tokens are kept; its logits are computed anew for every pass, on a few tokens at a time.
+    and tokens are kept; its logits are computed again for every pass, on a few tokens at a time.
 
     Args:
         model: The model with its hook points stacked.
@@ -199,7 +199,7 @@ class SpliceBaselines:
         return self.model.splice(tokens, new, at=site, return_type="both", loss_per_token=True)
 
     def figures(self, cost: _Cost, site: Site) -> SpliceFigures:
-        """Figures of what a replacement costs, against the ablations at its site."""
+        """What a replacement costs, against the ablations at its site."""
         ce, kl = cost.ce / self.n_tokens, cost.kl / self.n_tokens_kl
         zero, mean = (self._ablated[kind, site] for kind in ABLATIONS)
         return SpliceFigures(

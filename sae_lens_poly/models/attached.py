@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformer_lens.hook_points import HookedRootModule
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks, replace_activation
 
@@ -68,8 +68,8 @@ class AttachedCrosscoder:
         error_term: Whether what the crosscoder does not reconstruct is added, so that without
             edits the model computes what it always does.
         edits: Changes of latents, applied in turn. With clean codes, what a change at one hook
-            point does to the next is overwritten there if that is replaced, too: name hook points
-            in ``at``, or take causal codes.
+            point does to the next is overwritten there if that is replaced as well: name hook
+            points in ``at``, or take causal codes.
         hook_names: Hook points of the crosscoder, in order; None: as its metadata say.
 
     Raises:
@@ -207,7 +207,7 @@ class AttachedCrosscoder:
             yield [(name, run.at_hook(number)) for number, name in enumerate(self.names)]
             return
         if kwargs.get("past_kv_cache") is not None:
-            raise InputError("codes='clean' cannot go on from a past_kv_cache: take codes='causal'")
+            raise InputError("codes='clean' cannot continue a past_kv_cache: take codes='causal'")
         with self.model.hooks(fwd_hooks=list(others)):
             x = self.stack.gather(tokens, **kwargs)
         replaced = self.replacements(x)
@@ -218,7 +218,7 @@ class AttachedCrosscoder:
 
     @torch.no_grad()
     def replacements(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
-        """What stands at each replaced hook point, by its number, each (..., d_model).
+        """The new value of each replaced hook point, by its number, each (..., d_model).
 
         Args:
             x: Clean activations (..., n_hooks * d_model).

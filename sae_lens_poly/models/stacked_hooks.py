@@ -261,7 +261,7 @@ class StackedHooks(HookedRootModule):
 def replace_activation(
     new: torch.Tensor, activations: torch.Tensor, hook: Any, where: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A hook function, once ``new`` is bound: what stands at a hook point becomes ``new``.
+    """A hook function, once ``new`` is bound: the activation at a hook point becomes ``new``.
 
     Args:
         new: Shape (batch, pos, d_model).

@@ -46,7 +46,7 @@ class StackedModels(StackedHooks):
         self.model_names = list(names or [f"model_{i}" for i in range(len(models))])
         if len(set(self.model_names)) != len(models):
             raise InputError(f"names={self.model_names} must be {len(models)} different names")
-        check_tokenizers(models, self.model_names)
+        check_tokenizers([model.tokenizer for model in models], self.model_names)
         self.stacks = torch.nn.ModuleList(StackedHooks(model, hook_name) for model in models)
         first: Any = self.stacks[0]
         self.model = first.model
@@ -169,13 +169,12 @@ class StackedModels(StackedHooks):
             )
 
 
-def check_tokenizers(models: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse models that would read the same tokens as different text.
+def check_tokenizers(tokenizers: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse tokenizers of models that would read the same tokens as different text.
 
     Raises:
         InputError: Naming the models that differ.
     """
-    tokenizers = [model.tokenizer for model in models]
     for tokenizer, name in zip(tokenizers, names, strict=True):
         if tokenizer is None:
             raise InputError(f"{name!r} has no tokenizer: models are compared on the same text")

@@ -121,8 +121,10 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
                 f"({first_line(error)[:200]}): give what SAELens' CacheActivationsRunner wrote for "
                 "these hook points and this context_size"
             ) from error
-        for folder in filter(None, (cfg.output_path, cfg.checkpoint_path)):
-            require_writable(folder, size_of(self.sae))
+        for field in ("output_path", "checkpoint_path"):
+            if (folder := getattr(cfg, field)) is not None:
+                remedy = f"free some space, or set another {field}"
+                require_writable(folder, size_of(self.sae), remedy)
         self._set_sae_metadata()
         if cfg.logger.log_to_wandb:
             check_artifact_name(self.sae.get_name())

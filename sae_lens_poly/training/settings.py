@@ -23,6 +23,7 @@ from sae_lens_poly.constraints import (
     Flag,
     ListOf,
     Number,
+    Registered,
     Text,
     check_value,
     constraint_of,
@@ -139,7 +140,7 @@ def constraints_of(config_class: type) -> dict[str, Constraint]:
         # A config may put a number in place of None, and declare what that is.
         if isinstance(constraint, Number | Flag) and isinstance(of_type, Number | Flag):
             constraint = dataclasses.replace(constraint, optional=of_type.optional)
-        found[field.name] = constraint
+        found[field.name] = constraint.now() if isinstance(constraint, Registered) else constraint
     return found
 
 

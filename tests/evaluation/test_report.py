@@ -59,7 +59,7 @@ def test_tables_fit(hooks, ks, capsys):
 def test_names_with_a_dollar_sign_are_drawn_as_they_are(tmp_path):
     from sae_lens import SAE
 
-    from sae_lens_poly.architectures.crosscoder_config import CrosscoderConfig
+    from sae_lens_poly.architectures.crosscoders.config import CrosscoderConfig
 
     sae = SAE.from_dict(CrosscoderConfig(d_in=64, n_hooks=2, d_sae=16).to_dict())
     sae.cfg.metadata.model_name = "a$^b"

@@ -1,7 +1,8 @@
 """A child process that is killed at one of its file operations, or that runs out of disk.
 
 What writes from Python goes through ``open``; safetensors and torch write from native code, so that
-their functions are counted as one operation each. Half-way means that half of the bytes are there.
+their functions are counted as one operation each. Half-way means that half of the bytes are there;
+renaming and the like has no half, and the child is killed after it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Interruption:
     at: int | None = None
     """Number of a file operation, from 0."""
     half: bool = False
-    """Whether half of what is written there is on disk; else it is killed before."""
+    """Whether half of it is done; else it is killed before."""
     most_bytes: int | None = None
     """Largest file that it may write."""
     dies_of_it: bool = False
@@ -139,9 +140,12 @@ class _Counter:
     def _on_path(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
             # A path within an open folder comes from removing a tree.
-            if kwargs.get("dir_fd") is not None or self._is_watched(path):
-                self._strikes()
-            return function(path, *args, **kwargs)
+            counts = kwargs.get("dir_fd") is not None or self._is_watched(path)
+            strikes = counts and self._strikes()
+            result = function(path, *args, **kwargs)
+            if strikes:
+                os._exit(KILLED)
+            return result
 
         return wrapped
 

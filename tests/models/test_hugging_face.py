@@ -6,7 +6,7 @@ from sae_lens import SAE
 from sae_lens.load_model import HookedProxyLM
 
 from sae_lens_poly import AttachedCrosscoder, InputError, StackedHooks
-from sae_lens_poly.architectures.crosscoder_config import CrosscoderConfig
+from sae_lens_poly.architectures.crosscoders.config import CrosscoderConfig
 from sae_lens_poly.embedded.model import load_embedded_tokenizer
 from sae_lens_poly.models.attached import add
 from tests.models.tiny_llama import LONGEST_CONTEXT, tiny_llama
