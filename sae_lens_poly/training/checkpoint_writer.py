@@ -92,9 +92,8 @@ class CheckpointWriter:
     def _try_to_save(self, name: str) -> None:
         try:
             self.save(name)
-        except DivergedRun as error:
-            last = f"; the last checkpoint is {self.last_whole}" if self.last_whole else ""
-            raise DivergedRun(f"{error}{last}") from None
+        except DivergedRun:
+            raise
         except InputError as error:
             logger.warning(f"no checkpoint at {name}, training goes on: {error}")
 

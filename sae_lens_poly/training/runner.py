@@ -35,7 +35,7 @@ from sae_lens_poly.training.checkpoints import (
     prolong,
 )
 from sae_lens_poly.training.fine_tuning import check_given, load_training_dictionary
-from sae_lens_poly.training.finite_loss import LossWatch
+from sae_lens_poly.training.finite_loss import DivergedRun, LossWatch
 from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
 from sae_lens_poly.training.texts_read import texts_read
@@ -186,6 +186,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         except InterruptedException:
             boundary.stop_reading()
             raise StoppedRun(writer.save(str(trainer.n_training_samples))) from None
+        except DivergedRun as error:
+            last = writer.last_whole
+            raise DivergedRun(
+                f"{error}; the last checkpoint is {last}" if last else error
+            ) from None
         except UnreadableText as error:
             if not trainer.n_training_steps or cfg.checkpoint_path is None:
                 raise

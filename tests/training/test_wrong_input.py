@@ -87,3 +87,30 @@ def test_a_checkpoint_of_another_dictionary(checkpoint, tmp_path):
     cfg = runner_config(tmp_path, sae=dictionary(k=9))
     with pytest.raises(InputError, match="k=8, and this run has k=9"):
         check_checkpoint(checkpoint, cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "déjà vu"}\n'),
+        ("a.txt", "déjà vu\n"),
+        ("a.csv", "text\ndéjà vu\n"),
+    ],
+)
+def test_text_in_another_encoding(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content.encode("utf-8"))
+    assert next(iter(load_text(str(path), "train")))["text"] == "déjà vu"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"is not in UTF-8: convert it"):
+        load_text(str(path), "train")
+
+
+def test_folders_that_are_called_like_kinds_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stray.json").write_text('{"text": "of another folder"}\n')
+    with pytest.raises(InputError, match="dataset_path='json' is a kind of file"):
+        load_text("json", "train")
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "a.jsonl").write_text('{"text": "a"}\n')
+    assert list(load_text("json", "train", streaming=False)["text"]) == ["a"]
