@@ -32,7 +32,7 @@ _UNFINISHED, _READY = ".unfinished-", ".ready-"
 # Entries that an old folder may have for a new one to take its place with all of them.
 _MOST_ENTRIES = 1000
 
-_SECONDS_FOR_LOCK = 60
+_SECONDS_FOR_LOCK = 300
 
 
 @contextmanager
