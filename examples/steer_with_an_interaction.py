@@ -36,7 +36,7 @@ PROMPT = "def read(path):\n    with open(path) as file:\n        return file."
 
 
 def train(model: Any, tokens: int = 150_000) -> SAE[Any]:
-    """A small polynomial SAE, by SAELens' own runner."""
+    """A small polynomial SAE, by SAELens' runner."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = LanguageModelSAERunnerConfig(
             sae=PolyTopKTrainingSAEConfig(d_in=model.cfg.d_model, d_sae=1024, k=32),

@@ -1,101 +1,39 @@
 """Polynomial SAEs and multi-layer crosscoders for SAELens.
 
-Importing this package registers its architectures with SAELens.
+Importing this package registers its architectures with SAELens. What it offers is listed in
+:mod:`sae_lens_poly.public`.
 """
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.crosscoder_config import (
-    CrosscoderConfig,
-    TrainingCrosscoderConfig,
-)
-from sae_lens_poly.architectures.describe_weights import describe_weights
-from sae_lens_poly.architectures.poly_batchtopk_sae import (
-    PolyBatchTopKTrainingSAE,
-    PolyBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_crosscoder import (
-    PolyCrosscoderConfig,
-    TrainingPolyCrosscoderConfig,
-)
-from sae_lens_poly.architectures.poly_gated_sae import (
-    PolyGatedSAE,
-    PolyGatedSAEConfig,
-    PolyGatedTrainingSAE,
-    PolyGatedTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_jumprelu_sae import (
-    PolyJumpReLUSAE,
-    PolyJumpReLUSAEConfig,
-    PolyJumpReLUTrainingSAE,
-    PolyJumpReLUTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_matryoshka_batchtopk_sae import (
-    PolyMatryoshkaBatchTopKTrainingSAE,
-    PolyMatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_standard_sae import (
-    PolyStandardSAE,
-    PolyStandardSAEConfig,
-    PolyStandardTrainingSAE,
-    PolyStandardTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_topk_sae import (
-    PolyTopKSAE,
-    PolyTopKSAEConfig,
-    PolyTopKTrainingSAE,
-    PolyTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.polynomial_config import OFFICIAL_OPTIONS
-from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
-from sae_lens_poly.errors import InputError
-from sae_lens_poly.hook_names import expand_hook_names
-from sae_lens_poly.models.attached import AttachedCrosscoder
-from sae_lens_poly.models.loading import load_stacked_model
-from sae_lens_poly.models.stacked_hooks import StackedHooks
-from sae_lens_poly.models.stacked_models import StackedModels
-from sae_lens_poly.registration import register
-from sae_lens_poly.training.export import export_checkpoint
-from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "OFFICIAL_OPTIONS",
-    "AttachedCrosscoder",
-    "Crosscoder",
-    "CrosscoderConfig",
-    "InputError",
-    "PolyBatchTopKTrainingSAE",
-    "PolyBatchTopKTrainingSAEConfig",
-    "PolyCrosscoderConfig",
-    "PolyGatedSAE",
-    "PolyGatedSAEConfig",
-    "PolyGatedTrainingSAE",
-    "PolyGatedTrainingSAEConfig",
-    "PolyJumpReLUSAE",
-    "PolyJumpReLUSAEConfig",
-    "PolyJumpReLUTrainingSAE",
-    "PolyJumpReLUTrainingSAEConfig",
-    "PolyMatryoshkaBatchTopKTrainingSAE",
-    "PolyMatryoshkaBatchTopKTrainingSAEConfig",
-    "PolyStandardSAE",
-    "PolyStandardSAEConfig",
-    "PolyStandardTrainingSAE",
-    "PolyStandardTrainingSAEConfig",
-    "PolyTopKSAE",
-    "PolyTopKSAEConfig",
-    "PolyTopKTrainingSAE",
-    "PolyTopKTrainingSAEConfig",
-    "StackedHooks",
-    "StackedModels",
-    "StoppedRun",
-    "TrainingCrosscoder",
-    "TrainingCrosscoderConfig",
-    "TrainingPolyCrosscoderConfig",
-    "TrainingRunner",
-    "describe_weights",
-    "expand_hook_names",
-    "export_checkpoint",
-    "load_stacked_model",
-    "register",
-]
+__version__ = version("sae-lens-poly")
 
-register()
+
+def _starts_a_command() -> bool:
+    """Whether this import is Python's way to ``python -m sae_lens_poly`` or ``sae-lens-poly``.
+
+    Both import the package before they look at their flags, and SAELens takes seconds to import:
+    then it waits until the flags have passed, so that a wrong one is answered at once. Whatever
+    else imports this package gets all of it.
+    """
+    if sys.argv[:1] == ["-m"]:  # so it stands while Python looks for the module to run
+        words = sys.orig_argv
+        return words[words.index("-m") + 1 :][:1] == [__name__] if "-m" in words else False
+    return bool(sys.argv) and Path(sys.argv[0]).stem == "sae-lens-poly"
+
+
+if TYPE_CHECKING or not _starts_a_command():
+    from sae_lens_poly.public import *  # noqa: F403
+    from sae_lens_poly.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        """For code that a command runs once its flags have passed."""
+        if name.startswith("__") or find_spec(f"{__name__}.{name}"):  # a module loads itself
+            raise AttributeError(name)
+        return getattr(import_module(f"{__name__}.public"), name)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sae_lens.constants import (
     DTYPE_MAP,
+    RUNNER_CFG_FILENAME,
     SAE_CFG_FILENAME,
     SAE_WEIGHTS_FILENAME,
     SPARSITY_FILENAME,
@@ -17,8 +18,15 @@ from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
-from sae_lens_poly.read_files import TensorHeader, damaged, read_header, require_finite
+from sae_lens_poly.read_files import (
+    TensorHeader,
+    damaged,
+    read_header,
+    read_object,
+    require_finite,
+)
 from sae_lens_poly.saved_config import read_config
+from sae_lens_poly.training.text_reading import complete_metadata
 from sae_lens_poly.whole_files import finish_interrupted
 
 # Tensors that no dictionary works without; a factored one has factors in their place.
@@ -81,6 +89,9 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> SAE[Any]:
             "files are damaged or do not belong together; save or download it again"
         ) from error
     check_weights(sae, Path(folder))
+    of_run = Path(folder) / RUNNER_CFG_FILENAME
+    if of_run.is_file():
+        complete_metadata(sae.cfg.metadata, read_object(of_run))
     return sae
 
 

@@ -83,3 +83,12 @@ def hook_number(hook: int | str, hook_names: list[str]) -> int:
     if not 0 <= hook < len(hook_names):
         raise InputError(f"hook={hook}: the stack has hook points 0 to {len(hook_names) - 1}")
     return hook
+
+
+def short_hook_name(name: str) -> str:
+    """A hook point's name where there is little room: ``3 resid_post``, ``base 3 resid_post``."""
+    *model, hook_name = name.split("/")
+    parts = hook_name.split(".")
+    number = next((part for part in parts if part.isdigit()), "")
+    short = f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
+    return " ".join([*model, short])

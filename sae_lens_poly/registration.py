@@ -6,101 +6,48 @@ from typing import Any
 
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.crosscoder_config import (
-    CrosscoderConfig,
-    TrainingCrosscoderConfig,
-)
-from sae_lens_poly.architectures.poly_batchtopk_sae import (
-    PolyBatchTopKTrainingSAE,
-    PolyBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_crosscoder import (
-    PolyCrosscoderConfig,
-    TrainingPolyCrosscoderConfig,
-)
-from sae_lens_poly.architectures.poly_gated_sae import (
-    PolyGatedSAE,
-    PolyGatedSAEConfig,
-    PolyGatedTrainingSAE,
-    PolyGatedTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_jumprelu_sae import (
-    PolyJumpReLUSAE,
-    PolyJumpReLUSAEConfig,
-    PolyJumpReLUTrainingSAE,
-    PolyJumpReLUTrainingSAEConfig,
-    TrainingFileConfig,
-)
-from sae_lens_poly.architectures.poly_matryoshka_batchtopk_sae import (
-    PolyMatryoshkaBatchTopKTrainingSAE,
-    PolyMatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_standard_sae import (
-    PolyStandardSAE,
-    PolyStandardSAEConfig,
-    PolyStandardTrainingSAE,
-    PolyStandardTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.poly_topk_sae import (
-    PolyTopKSAE,
-    PolyTopKSAEConfig,
-    PolyTopKTrainingSAE,
-    PolyTopKTrainingSAEConfig,
-)
-from sae_lens_poly.architectures.training_crosscoder import TrainingCrosscoder
+from sae_lens_poly.architectures import crosscoders, poly_saes
+from sae_lens_poly.architectures.official import training as official
 
-#: Architecture to (inference class, its config, training class, its config). BatchTopK and
-#: Matryoshka are exported as poly_jumprelu; their inference entry is for PolySAE's own files.
-ARCHITECTURES: dict[str, tuple[Any, Any, Any, Any]] = {
-    "crosscoder": (Crosscoder, CrosscoderConfig, TrainingCrosscoder, TrainingCrosscoderConfig),
-    "poly_crosscoder": (
-        Crosscoder,
-        PolyCrosscoderConfig,
-        TrainingCrosscoder,
-        TrainingPolyCrosscoderConfig,
-    ),
-    "poly_topk": (
-        PolyTopKSAE,
-        PolyTopKSAEConfig,
-        PolyTopKTrainingSAE,
-        PolyTopKTrainingSAEConfig,
-    ),
-    "poly_batchtopk": (
-        PolyJumpReLUSAE,
-        TrainingFileConfig,
-        PolyBatchTopKTrainingSAE,
-        PolyBatchTopKTrainingSAEConfig,
-    ),
-    "poly_matryoshka_batchtopk": (
-        PolyJumpReLUSAE,
-        TrainingFileConfig,
-        PolyMatryoshkaBatchTopKTrainingSAE,
-        PolyMatryoshkaBatchTopKTrainingSAEConfig,
-    ),
-    "poly_jumprelu": (
-        PolyJumpReLUSAE,
-        PolyJumpReLUSAEConfig,
-        PolyJumpReLUTrainingSAE,
-        PolyJumpReLUTrainingSAEConfig,
-    ),
-    "poly_gated": (
-        PolyGatedSAE,
-        PolyGatedSAEConfig,
-        PolyGatedTrainingSAE,
-        PolyGatedTrainingSAEConfig,
-    ),
-    "poly_standard": (
-        PolyStandardSAE,
-        PolyStandardSAEConfig,
-        PolyStandardTrainingSAE,
-        PolyStandardTrainingSAEConfig,
-    ),
+#: Architecture to (inference class, its config).
+INFERENCE: dict[str, tuple[Any, Any]] = {
+    "crosscoder": (crosscoders.Crosscoder, crosscoders.CrosscoderConfig),
+    "poly_crosscoder": (crosscoders.Crosscoder, crosscoders.PolyCrosscoderConfig),
+    "poly_topk": (poly_saes.PolyTopKSAE, poly_saes.PolyTopKSAEConfig),
+    "poly_jumprelu": (poly_saes.PolyJumpReLUSAE, poly_saes.PolyJumpReLUSAEConfig),
+    "poly_gated": (poly_saes.PolyGatedSAE, poly_saes.PolyGatedSAEConfig),
+    "poly_standard": (poly_saes.PolyStandardSAE, poly_saes.PolyStandardSAEConfig),
+    # BatchTopK and Matryoshka are exported as poly_jumprelu; these read PolySAE's own files.
+    "poly_batchtopk": (poly_saes.PolyJumpReLUSAE, official.TrainingFileConfig),
+    "poly_matryoshka_batchtopk": (poly_saes.PolyJumpReLUSAE, official.TrainingFileConfig),
+    "poly_matryoshka": (poly_saes.PolyJumpReLUSAE, official.TrainingFileConfig),
 }
 
-#: Names in the files of PolySAE's code that are not ours, for loading only.
-OFFICIAL_NAMES: dict[str, tuple[Any, Any]] = {
-    "poly_matryoshka": (PolyJumpReLUSAE, TrainingFileConfig),
+#: Architecture to (training class, its config).
+TRAINING: dict[str, tuple[Any, Any]] = {
+    "crosscoder": (crosscoders.TrainingCrosscoder, crosscoders.TrainingCrosscoderConfig),
+    "poly_crosscoder": (crosscoders.TrainingCrosscoder, crosscoders.TrainingPolyCrosscoderConfig),
+    "poly_topk": (poly_saes.PolyTopKTrainingSAE, poly_saes.PolyTopKTrainingSAEConfig),
+    "poly_batchtopk": (
+        poly_saes.PolyBatchTopKTrainingSAE,
+        poly_saes.PolyBatchTopKTrainingSAEConfig,
+    ),
+    "poly_matryoshka_batchtopk": (
+        poly_saes.PolyMatryoshkaBatchTopKTrainingSAE,
+        poly_saes.PolyMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
+    "poly_jumprelu": (poly_saes.PolyJumpReLUTrainingSAE, poly_saes.PolyJumpReLUTrainingSAEConfig),
+    "poly_gated": (poly_saes.PolyGatedTrainingSAE, poly_saes.PolyGatedTrainingSAEConfig),
+    "poly_standard": (poly_saes.PolyStandardTrainingSAE, poly_saes.PolyStandardTrainingSAEConfig),
+    "polysae_topk": (official.PolySAETopKTrainingSAE, official.PolySAETopKTrainingSAEConfig),
+    "polysae_batchtopk": (
+        official.PolySAEBatchTopKTrainingSAE,
+        official.PolySAEBatchTopKTrainingSAEConfig,
+    ),
+    "polysae_matryoshka_batchtopk": (
+        official.PolySAEMatryoshkaBatchTopKTrainingSAE,
+        official.PolySAEMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
 }
 
 
@@ -112,11 +59,12 @@ def register() -> None:
     Raises:
         ValueError: If another package has taken one of the names.
     """
-    for name, (sae, sae_config, training, training_config) in ARCHITECTURES.items():
-        _enter(SAE_CLASS_REGISTRY, name, (sae, sae_config))
-        _enter(SAE_TRAINING_CLASS_REGISTRY, name, (training, training_config))
-    for name, classes in OFFICIAL_NAMES.items():
-        _enter(SAE_CLASS_REGISTRY, name, classes)
+    for registry, entries in (
+        (SAE_CLASS_REGISTRY, INFERENCE),
+        (SAE_TRAINING_CLASS_REGISTRY, TRAINING),
+    ):
+        for name, classes in entries.items():
+            _enter(registry, name, classes)
 
 
 def _enter(registry: dict[str, Any], name: str, classes: tuple[Any, Any]) -> None:

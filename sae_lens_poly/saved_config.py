@@ -22,7 +22,18 @@ from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.read_files import check_json, damaged, read_object
 
+# One for each model.
+_DTYPE = "(float32|float64|bfloat16|float16)"
+
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _TextRead(TypedDict):
+    dataset_path: str
+    place: str | None
+    n_rows: Annotated[int, Field(ge=0)] | None
+    first_rows: str | None
+    sample: str
 
 
 @dataclass
@@ -44,6 +55,12 @@ class SavedMetadata:
     seqpos_slice: list[int | None] | None = None
     sequence_separator_token: int | str | None = None
     disable_concat_sequences: bool | None = None
+    use_chat_formatting: bool | None = None
+    model_kwargs: dict[str, Any] | None = None
+    autocast_lm: bool | None = None
+    model_dtype: Annotated[str, Field(pattern=f"^{_DTYPE}(,{_DTYPE})*$")] | None = None
+    text_column: str | None = None
+    texts_read: list[_TextRead] | None = None
     sae_lens_version: str | None = None
     sae_lens_training_version: str | None = None
     training_architecture: str | None = None

@@ -5,7 +5,7 @@
 Without names all of tutorials/*.ipynb that are committed with outputs; with ``--write`` their files
 are replaced by the executed ones. A cell that raises ends it with that cell's error.
 
-Notebooks whose knobs are in a cell tagged "parameters" are for the reader's own machine: they are
+Notebooks whose knobs are in a cell tagged "parameters" are for the reader's machine: they are
 committed without outputs, and run here only with other parameters (tests/tutorials).
 """
 
@@ -117,7 +117,7 @@ def main() -> None:
             continue
         notebook = read(path)
         if parameter_cells(notebook):
-            print(f"{path.name}: left out, for the reader's own machine")
+            print(f"{path.name}: left out, for the reader's machine")
             continue
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

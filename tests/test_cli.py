@@ -36,9 +36,9 @@ def numbers(value):
     return [value]
 
 
-def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys):
+@pytest.mark.slow
+def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys, drawn):
     first = json.loads((trained / "evaluation.json").read_text())
-    assert (trained / "evaluation.png").stat().st_size > 10_000
     assert list(first["per_hook"]) == ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
     assert main(["evaluate", str(trained), "--probing"]) == 0
     printed = capsys.readouterr().out
@@ -46,10 +46,15 @@ def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys):
     assert "pooled" in printed
     second = json.loads((trained / "evaluation.json").read_text())
     assert numbers(second) == pytest.approx(numbers(first), abs=5e-4)
+    heights = [bar.get_height() for bar in drawn[-1].axes[2].patches]
+    variances = [figures["explained_variance"] for figures in second["per_hook"].values()]
+    assert heights[:2] == pytest.approx(variances)
+    assert (trained / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     metadata = json.loads((trained / "cfg.json").read_text())["metadata"]
     assert metadata["hook_names"] == list(first["per_hook"])
 
 
+@pytest.mark.slow
 def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsys):
     flags = ["--hook_name", "blocks.{1..2}.hook_resid_post", "--mask_p", "0.1"]
     for part in ("encoder", "decoder"):
@@ -67,6 +72,7 @@ def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsy
     assert main(["export", str(tmp_path), str(exported)]) == 2
 
 
+@pytest.mark.slow
 def test_logs_to_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -107,6 +113,7 @@ def test_wrong_flags_are_one_sentence_and_status_2(flags, words, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_folders_without_a_whole_dictionary(trained, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "has no cfg.json" in capsys.readouterr().err

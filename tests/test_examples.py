@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.training.test_stock_runner import run, runner_config
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.slow
 def test_steering(embedded_model, tmp_path):
     run(runner_config("poly_topk", tmp_path, training_tokens=16384), embedded_model)
     finished = subprocess.run(

@@ -9,7 +9,7 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 import sae_lens_poly
-from sae_lens_poly.registration import ARCHITECTURES, register
+from sae_lens_poly.registration import INFERENCE, register
 
 
 def test_registered_for_training_and_inference():
@@ -24,6 +24,7 @@ def test_a_second_registration_and_a_reload_are_harmless():
     assert SAE_CLASS_REGISTRY["crosscoder"][0].__name__ == "Crosscoder"
 
 
+@pytest.mark.slow
 def test_a_whole_new_import_is_harmless():
     code = (
         "import sys, sae_lens_poly\n"
@@ -39,7 +40,7 @@ def test_a_whole_new_import_is_harmless():
 
 
 def test_a_name_taken_by_another_package_is_an_error(monkeypatch):
-    monkeypatch.setitem(SAE_CLASS_REGISTRY, next(iter(ARCHITECTURES)), (int, int))
+    monkeypatch.setitem(SAE_CLASS_REGISTRY, next(iter(INFERENCE)), (int, int))
     with pytest.raises(ValueError, match="already registered"):
         register()
 

@@ -15,7 +15,8 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from transformer_lens.hook_points import HookPoint
 
-from sae_lens_poly.architectures.polynomial_dictionary import PairBlock, PolynomialDictionary
+from sae_lens_poly.architectures.decoders import PairBlock
+from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.metrics import DegreeShares
 
@@ -37,10 +38,10 @@ def _pair_factors(sae: PolynomialDictionary) -> Factors:
 
 @torch.no_grad()
 def pair_terms(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
-    """B_ij (n, d_in) of pairs (n, 2) of different latents.
+    """B_ij (n, d_in) for pairs (n, 2) of different latents.
 
     Raises:
-        InputError: If a pair is out of range or a latent with itself, or none interact.
+        InputError: If a latent is out of range or paired with itself, or if no latents interact.
     """
     i, j = _checked(pairs, sae.cfg.d_sae).T
     left, right, C = _pair_factors(sae)
@@ -54,7 +55,7 @@ def pair_terms(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
 
 
 def pair_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tensor:
-    """``||B_ij||`` (n,) of pairs (n, 2) of different latents."""
+    """``||B_ij||`` (n,) for pairs (n, 2) of different latents."""
     i, j = _checked(pairs, sae.cfg.d_sae).T
     return _strengths(_pair_factors(sae), sae.pair_blocks(), i, j)
 
@@ -62,7 +63,7 @@ def pair_strengths(sae: PolynomialDictionary, pairs: torch.Tensor) -> torch.Tens
 def _products(
     left: torch.Tensor, right: torch.Tensor, i: torch.Tensor, j: torch.Tensor
 ) -> torch.Tensor:
-    """What C is applied to for B_ij, (n, R)."""
+    """The vectors that C maps to B_ij, (n, R)."""
     return left[i] * right[j] + left[j] * right[i]
 
 
@@ -79,7 +80,7 @@ def _strengths(
 
 
 def _root_of_gram(C: torch.Tensor) -> torch.Tensor:
-    """A (R, at most R) with ``||w C|| = ||w A||`` for all w: an R instead of a d_in to sum over."""
+    """A (R, at most R) with ``||w C|| = ||w A||`` for all w: sums run over R, not over d_in."""
     u, s, _ = torch.linalg.svd(C.double(), full_matrices=False)
     return (u * s).to(C.dtype)
 
@@ -116,8 +117,8 @@ def strongest_pairs(
         sae: A dictionary whose latents interact.
         n: Number of pairs.
         scales: Typical activation of each latent, (d_sae,), as :func:`typical_activations` gives
-            it; strengths are then of what a pair adds. Without it they depend on the units of z,
-            and latents that hardly ever fire weigh as much as others.
+            it; a strength is then the typical length of what a pair adds. Without it strengths
+            depend on the units of z, and latents that hardly ever fire weigh as much as others.
     """
     left, right, C = _pair_factors(sae)
     if scales is not None:
@@ -271,7 +272,8 @@ def random_projection_strengths(
 ) -> torch.Tensor:
     """The second control: ``||B_ij||`` with the trained C2, but a random projection, (n,).
 
-    Interactions through the reconstruction keep W_dec and draw P anew; through the codes, V.
+    Interactions through the reconstruction keep W_dec and draw another P; those through the codes
+    draw another V.
     """
     left, _, C = _pair_factors(sae)
     generator = torch.Generator().manual_seed(seed)
@@ -290,11 +292,11 @@ def interaction_correlations(
 ) -> dict[str, dict[str, float]]:
     """Correlation of pair strengths with how often both latents are active, beside controls.
 
-    A covariance of codes follows co-activation by construction; the fair controls of B_ij are
-    what the directions alone give: the decoder's Gram matrix, and a random projection.
+    A covariance of codes follows co-activation by construction; the fair controls for B_ij are
+    those that know the directions alone: the decoder's Gram matrix, and a random projection.
 
     Returns:
-        ``pearson`` and ``spearman`` with the counts, of ``B`` and of each control.
+        ``pearson`` and ``spearman`` with the counts, for ``B`` and for each control.
     """
     pairs, counts = co_occurrence.pairs, co_occurrence.counts.numpy()
     measures: dict[str, Callable[[], torch.Tensor]] = {

@@ -1,9 +1,9 @@
-"""What latents belong to one model, or to one layer, and what to several.
+"""Which latents belong to one model, or to one layer, and which to several.
 
-For a crosscoder over two models, or over layers: relative decoder norms, latent scaling, and a
-table of both (Minder et al. 2025, "Overcoming Sparsity Artifacts in Crosscoders", arXiv 2504.02922;
-Lindsey et al. 2024). A *source* is what latents are compared between: a model, which may have
-several hook points, or a hook point.
+For a crosscoder over two models, or over layers: relative decoder norms, latent scaling and a
+table of the two (Minder et al. 2025, "Overcoming Sparsity Artifacts in Crosscoders", arXiv
+2504.02922; Lindsey et al. 2024). A *source* is what latents are compared between: a model, which
+may have several hook points, or a hook point.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
 
 #: Upper ends of the ranges of the relative decoder norm, and what latents in them are called.
@@ -39,15 +39,16 @@ class LatentScaling:
 
     For latent j and source s, ``beta_js`` is the factor by which ``f_j r_j`` fits y best, in least
     squares over tokens: ``sum_t f_j <r_j, y_t> / (||r_j||^2 sum_t f_j^2)``. In ``error``, y is what
-    all other latents leave of s (the residual with the latent's own linear contribution put back);
+    all other latents leave of s (the residual with this latent's linear contribution put back);
     in ``reconstruction``, it is the reconstruction of s without its bias. ``r_j`` is the latent's
     linear decoder at its reference source, for all sources alike: by default, where it is longest.
 
-    One pass over activations suffices: what is kept are sums of d_sae x d_in numbers.
+    One pass over activations suffices; it keeps sums of d_sae x d_in numbers.
 
     Args:
         sae: An inference crosscoder.
-        sources: The hook points of each source, as many each; None: each hook point is one.
+        sources: The hook points of each source, the same number for each; None: each hook point is
+            a source.
         reference: Number of the source whose directions are used; None: each latent's longest.
 
     Raises:
@@ -118,7 +119,7 @@ def latent_table(
     sources: Sequence[Sequence[int]] | None = None,
     scaling: LatentScaling | None = None,
 ) -> pd.DataFrame:
-    """A row for each latent: its norms at sources A and B, and what they make of it.
+    """A row for each latent: its norms at sources A and B, and the kind that follows from them.
 
     Columns: ``norm_a`` and ``norm_b``, of the linear decoder, in units in which all hook points
     have the same mean norm; ``relative_norm``, :func:`relative_decoder_norm`; ``kind``: ``a only``
@@ -129,9 +130,9 @@ def latent_table(
 
     Args:
         sae: An inference crosscoder.
-        a: Number of the one source.
-        b: Number of the other.
-        sources: As :class:`LatentScaling` has them; its own where that is given.
+        a: Number of source A.
+        b: Number of source B.
+        sources: As in :class:`LatentScaling`; ignored if ``scaling`` is given, which has sources.
         scaling: After its pass over activations.
     """
     sources = scaling.sources if scaling is not None else _checked_sources(sae, sources)
@@ -178,7 +179,7 @@ def _checked_sources(sae: Crosscoder, sources: Sequence[Sequence[int]] | None) -
     numbers = [hook for hooks in checked for hook in hooks]
     if len(checked) < 2 or len(sizes) != 1 or not set(numbers) <= set(range(sae.n_hooks)):
         raise InputError(
-            f"sources={sources} must be two or more lists of hook points, all as long, with "
+            f"sources={sources} must be two or more lists of hook points, equally long, with "
             f"numbers from 0 to {sae.n_hooks - 1}"
         )
     return checked

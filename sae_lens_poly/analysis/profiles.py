@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.coherence import decoder_coherence
 

@@ -12,6 +12,7 @@ from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.text_reading import counted
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def top_examples(
     n: int = 5,
     window: int = 8,
     special_tokens: Sequence[int] = (),
+    positions: slice = slice(None),
 ) -> dict[int, list[Example]]:
     """The contexts in which latents are most active, the most active first.
 
@@ -60,6 +62,7 @@ def top_examples(
         n: How many examples of each.
         window: How many tokens before and after the peak are shown.
         special_tokens: Ids at which an activation does not count, such as BOS.
+        positions: Of a context, those at which it counts.
 
     Raises:
         InputError: If there is no such latent, or ``n`` or ``window`` is negative or 0.
@@ -71,13 +74,12 @@ def top_examples(
         if not 0 <= latent < sae.cfg.d_sae:
             raise InputError(f"latents: {latent} must be from 0 to {sae.cfg.d_sae - 1}")
     wanted = list(dict.fromkeys(latents))
-    special = torch.tensor(list(special_tokens), dtype=torch.long)
     # Activation first, a number that decides ties second, so that nothing else is compared.
     best: dict[int, list[tuple[float, int, Example]]] = {latent: [] for latent in wanted}
     n_rows = 0
     for tokens in batches:
         z = sae.encode(model.gather(tokens).to(sae.device, sae.dtype))[..., wanted].float().cpu()
-        z[torch.isin(tokens.cpu(), special)] = 0.0
+        z[~counted(tokens.cpu(), special_tokens, positions)] = 0.0
         peaks = z.max(dim=1)
         for k, latent in enumerate(wanted):
             for row in peaks.values[:, k].argsort(descending=True, stable=True)[:n].tolist():

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sae_lens.config import LanguageModelSAERunnerConfig
-
-from sae_lens_poly.comparison.file_fields import as_rates, check_kinds
+from sae_lens_poly.comparison.yaml_file import read_yaml_mapping
+from sae_lens_poly.constraints import Constraint, Flag, ListOf, Number, Text, read_value
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.evaluation.settings import EvaluationSettings
+from sae_lens_poly.evaluation.settings import EvaluationSettings, check_evaluation_text
 from sae_lens_poly.hook_names import expand_hook_names
-from sae_lens_poly.read_files import read_yaml
-from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
-from sae_lens_poly.training.flags import build_config
+from sae_lens_poly.paths import exists
+from sae_lens_poly.training.flags import config_of, read_run
+from sae_lens_poly.training.settings import CONSTRAINTS
+from sae_lens_poly.training.text_reading import TEXT_FIELDS
+
+if TYPE_CHECKING:
+    from sae_lens.config import LanguageModelSAERunnerConfig
 
 # How the model reads the text, which has to be the same in all arms too.
-_TEXT_FIELDS = ("context_size", "prepend_bos", "seqpos_slice", "store_batch_size_prompts")
+_TEXT_FIELDS = (*TEXT_FIELDS, "store_batch_size_prompts")
 
 # What has to be the same in all arms, and stands beside them.
 _SHARED_FIELDS = ("training_tokens", "d_sae", "k", "model_name", "hook_name", "dataset_path")
+
+# Fields of a file beside its mappings.
+_FIELDS: dict[str, Constraint] = {
+    **{name: CONSTRAINTS.get(name, Text()) for name in _SHARED_FIELDS},
+    "learning_rates": ListOf(CONSTRAINTS["lr"]),
+    "record_gb": Number(at_least=0),
+    "description": Text(may_be_empty=True),
+}
 
 
 @dataclass(frozen=True)
@@ -75,10 +88,12 @@ class Comparison:
         """The same with these arms alone (None: all).
 
         Raises:
-            InputError: If there is none of a name.
+            InputError: If there is none of a name, or it is named twice.
         """
         known = {arm.name: arm for arm in self.arms}
         for name in names or []:
+            if (names or []).count(name) > 1:
+                raise InputError(f"arms: {name!r} is named twice")
             if name not in known:
                 raise InputError(f"arms: there is no {name!r}; there are {', '.join(known)}")
         return (
@@ -99,7 +114,7 @@ def read_comparison(
     overrides: dict[str, Any] | None = None,
     evaluation: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Read a preset or a YAML file.
+    """Read a preset or a YAML file, and check all of it.
 
     Args:
         source: Name of a preset, or the path of a file.
@@ -107,94 +122,133 @@ def read_comparison(
         evaluation: Settings of its evaluation to replace.
 
     Raises:
-        InputError: Naming what is missing, unknown or unequal.
+        InputError: Naming what is missing, unknown, unequal or wrong.
     """
+    comparison = comparison_of(source, overrides, evaluation)
+    check_arms(comparison)
+    return comparison
+
+
+def comparison_of(
+    source: str,
+    overrides: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+) -> Comparison:
+    """The part of :func:`read_comparison` that needs no SAELens: all but :func:`check_arms`."""
     if source in presets():
         file = resources.files("sae_lens_poly.comparison") / "presets" / f"{source}.yaml"
-        path = Path(str(file))
-    elif Path(source).is_file():
-        path = Path(source)
+        content, name = read_yaml_mapping(file), source
+    elif exists(source) and Path(source).is_file():
+        content, name = read_yaml_mapping(Path(source)), Path(source).stem
     else:
         raise InputError(
             f"{source!r} is neither a file nor a preset: the presets are {', '.join(presets())}"
         )
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{source!r} has no fields: see a preset for an example")
-    settings = {**(content.get("evaluation") or {}), **(evaluation or {})}
-    return _comparison(path.stem, {**content, **(overrides or {}), "evaluation": settings})
+    try:
+        return _comparison(name, {**content, **(overrides or {})}, evaluation or {})
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
-def _comparison(name: str, content: dict[str, Any]) -> Comparison:
-    known = {
-        *_SHARED_FIELDS,
-        *("run", "learning_rates", "record_gb", "evaluation", "arms", "description"),
-    }
-    for key in content:
-        if key not in known:
-            raise InputError(f"{name}: unknown field {key!r}; there are {', '.join(sorted(known))}")
-    for key in (*_SHARED_FIELDS, "arms", "learning_rates"):
-        if not content.get(key):
-            raise InputError(f"{name}: {key} is missing")
-    run, settings = content.get("run") or {}, content["evaluation"]
-    for where, fields in (("run", run), ("evaluation", settings), ("arms", content["arms"])):
+def _comparison(name: str, content: dict[str, Any], evaluation: dict[str, Any]) -> Comparison:
+    mappings = {key: content.pop(key, None) or {} for key in ("run", "evaluation", "arms")}
+    for key, fields in mappings.items():
         if not isinstance(fields, dict):
-            raise InputError(f"{name}: {where} is not a mapping of names to values")
-    evaluation = EvaluationSettings.from_dict(settings)
-    check_kinds(name, content)
+            raise InputError(f"{key} is not a mapping of names to values")
+    run, given_arms = mappings["run"], mappings["arms"]
+    settings = {**mappings["evaluation"], **evaluation}
+    for key in content:
+        if key not in _FIELDS:
+            known = ", ".join(sorted({*_FIELDS, *mappings}))
+            raise InputError(f"unknown field {key!r}; there are {known}")
+    for key in (*_SHARED_FIELDS, "learning_rates"):
+        if content.get(key) in (None, [], ""):
+            raise InputError(f"{key} is missing")
+    if not given_arms:
+        raise InputError("arms is missing")
+    values = {key: read_value(key, _words(value), _FIELDS[key]) for key, value in content.items()}
     for key in set(run) & set(_SHARED_FIELDS):
-        raise InputError(f"{name}: {key} stands under run, and belongs beside it")
+        raise InputError(f"{key} stands under run, and belongs beside it")
     shared = {key: content[key] for key in _SHARED_FIELDS}
-    arms = []
-    for arm_name, fields in content["arms"].items():
-        fields = dict(fields or {})
-        for key in (*_SHARED_FIELDS, *_TEXT_FIELDS):
-            if key in fields and key not in ("d_sae", "k"):
-                raise InputError(
-                    f"{name}: the arm {arm_name!r} sets {key}, which all arms share: set it beside "
-                    "arms"
-                )
-        if "architecture" not in fields:
-            raise InputError(f"{name}: the arm {arm_name!r} has no architecture")
-        separate = bool(fields.pop("separate", False))
-        own_rates = fields.pop("learning_rates", None)
-        rates = as_rates(name, own_rates or content["learning_rates"])
-        flags = {**shared, **run, **fields}
-        arms.append(Arm(str(arm_name), flags, rates, separate))
+    arms = [
+        _arm(str(arm), fields, {**shared, **run}, values["learning_rates"])
+        for arm, fields in given_arms.items()
+    ]
     folders = [arm.folder_name for arm in arms]
     for arm in arms:
         if folders.count(arm.folder_name) > 1:
-            raise InputError(f"{name}: the arms have to differ in more than signs: {arm.name!r}")
-    comparison = Comparison(
+            raise InputError(f"the arms have to differ in more than signs: {arm.name!r}")
+    _check_evaluation(settings, arms, shared["dataset_path"])
+    return Comparison(
         name=name,
         arms=tuple(arms),
-        training_tokens=int(content["training_tokens"]),
-        hook_name=content["hook_name"],
-        record_gb=float(content.get("record_gb", 20)),
+        training_tokens=values["training_tokens"],
+        hook_name=values["hook_name"],
+        record_gb=values.get("record_gb", 20.0),
         evaluation=settings,
-        description=content.get("description", ""),
+        description=values.get("description", ""),
     )
+
+
+def _arm(name: str, fields: Any, common: dict[str, Any], rates: list[float]) -> Arm:
+    """An arm from its fields in the file; its flags are read once for each learning rate."""
+    if not isinstance(fields, dict):
+        raise InputError(f"the arm {name!r} is not a mapping of names to values")
+    for key in (*_SHARED_FIELDS, *_TEXT_FIELDS):
+        if key in fields and key not in ("d_sae", "k"):
+            raise InputError(
+                f"the arm {name!r} sets {key}, which all arms share: set it beside arms"
+            )
+    if "architecture" not in fields:
+        raise InputError(f"the arm {name!r} has no architecture")
+    flags = {**common, **fields}
+    separate = read_value("separate", _words(flags.pop("separate", False)), Flag())
+    if (own := flags.pop("learning_rates", None)) is not None:
+        rates = read_value("learning_rates", _words(own), _FIELDS["learning_rates"])
+    if not rates:
+        raise InputError(f"the arm {name!r} has no learning_rates")
+    texts = [f"{rate:g}" for rate in rates]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise InputError(f"the arm {name!r} has learning_rates={text} twice: give it once")
+    arm = Arm(name, flags, tuple(rates), separate)
+    if not re.search(r"\w", arm.folder_name) or len(arm.folder_name) > 100:
+        raise InputError(f"the arm {name[:100]!r} needs a name of 1 to 100 letters: it is a folder")
+    for rate in rates:
+        _settings_of_run(arm, rate, seed=0)
+    return arm
+
+
+def _check_evaluation(settings: dict[str, Any], arms: list[Arm], dataset_path: str) -> None:
+    evaluation = EvaluationSettings.from_dict(settings)
+    check_evaluation_text(evaluation)
     widest = max(evaluation.probe_ks, default=1)
-    if widest > min(int(arm.flags["d_sae"]) for arm in arms):
-        raise InputError(f"{name}: probe_ks has {widest}, which is more than d_sae")
-    own_text = evaluation.dataset_path in (None, content["dataset_path"])
-    own_text &= content["dataset_path"] != EMBEDDED_DATASET_NAME
-    if own_text and evaluation.skip_rows is None:
+    if widest > min(int(_words(arm.flags["d_sae"])[0]) for arm in arms):
+        raise InputError(f"probe_ks has {widest}, which is more than d_sae")
+    same_text = evaluation.dataset_path in (None, dataset_path)
+    if same_text and dataset_path != EMBEDDED_DATASET_NAME and evaluation.skip_rows is None:
         raise InputError(
-            f"{name}: dataset_path={content['dataset_path']!r} has no held-out part: say under "
-            "evaluation how many rows training may read (skip_rows), or name another dataset_path"
+            f"dataset_path={dataset_path!r} has no held-out part: say under evaluation how many "
+            "rows training may read (skip_rows), or name another dataset_path"
         )
-    for arm in comparison.arms:  # before anything is trained
+
+
+def check_arms(comparison: Comparison) -> None:
+    """Refuse arms whose dictionaries cannot be made.
+
+    Raises:
+        InputError: Naming the arm, and what is wrong with its fields.
+    """
+    for arm in comparison.arms:
         cfg = arm_config(arm, arm.learning_rates[0], seed=0)
         if arm.separate and not (
             cfg.sae.architecture() == "crosscoder" and cfg.sae.sparsifier != "topk"
         ):
             raise InputError(
-                f"{name}: the arm {arm.name!r} is separate, and side by side go crosscoders with a "
-                "linear decoder and thresholds: set architecture: crosscoder, and a sparsifier "
-                "other than topk"
+                f"{comparison.name}: the arm {arm.name!r} is separate, and side by side go "
+                "crosscoders with a linear decoder and thresholds: set architecture: crosscoder, "
+                "and a sparsifier other than topk"
             )
-    return comparison
 
 
 def arm_config(arm: Arm, lr: float, seed: int, **more: Any) -> LanguageModelSAERunnerConfig[Any]:
@@ -203,11 +257,19 @@ def arm_config(arm: Arm, lr: float, seed: int, **more: Any) -> LanguageModelSAER
     Raises:
         InputError: If the arm's fields cannot be read or contradict each other.
     """
-    flags = {**arm.flags, "lr": lr, "seed": seed, "checkpoint_path": None, **more}
-    if arm.separate and "hook_name" not in more:
+    settings = _settings_of_run(arm, lr, seed, **more)
+    try:
+        return config_of(settings)
+    except InputError as error:
+        raise InputError(f"the arm {arm.name!r}: {error}") from error
+
+
+def _settings_of_run(arm: Arm, lr: float, seed: int, **more: Any) -> dict[str, Any]:
+    flags = {"checkpoint_path": None, "output_path": None, **arm.flags, "lr": lr, "seed": seed}
+    if arm.separate:
         flags["hook_name"] = expand_hook_names(arm.flags["hook_name"])[0]
     try:
-        return build_config(_as_flags(flags))
+        return read_run(_as_flags({**flags, **more}))
     except InputError as error:
         raise InputError(f"the arm {arm.name!r}: {error}") from error
 
@@ -215,8 +277,13 @@ def arm_config(arm: Arm, lr: float, seed: int, **more: Any) -> LanguageModelSAER
 def _as_flags(fields: dict[str, Any]) -> list[str]:
     flags: list[str] = []
     for key, value in fields.items():
-        if isinstance(value, list):
-            flags += [f"--{key}", *map(str, value)]
-        else:
-            flags += [f"--{key}={value}"]
+        words = _words(value)
+        flags += [f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words]
     return flags
+
+
+def _words(value: Any) -> list[str]:
+    """A value of a YAML file as words of a command line."""
+    if isinstance(value, dict):
+        return [json.dumps(value, default=str)]
+    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]

@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from tqdm.auto import tqdm
 from typing_extensions import TypedDict
@@ -42,16 +43,17 @@ from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
 from sae_lens_poly.read_files import read_json
-from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
+from sae_lens_poly.training.training_text import TrainingText
 from sae_lens_poly.whole_files import require_writable, sole_user, write_json
 
 TUNING_FILENAME = "explained_variance.json"
 
 
 class _TuningResult(TypedDict):
-    explained_variance: float
+    explained_variance: float | None
     settings: dict[str, Any]
 
 
@@ -112,9 +114,9 @@ class Bench:
         if not isinstance(stack, RecordedStack):
             return
         cfg = arm_config(self.comparison.arms[0], 1.0, 0, hook_name=stack.hook_name)
-        store = ActivationsStore.from_config(
-            stack, fit_to_model(cfg, stack.d_in), load_text(cfg.dataset_path, "train")
-        )
+        cfg = fit_to_model(cfg, stack.d_in)
+        text = TrainingText.of_run(cfg, stack)
+        store = ActivationsStore.from_config(stack, cfg, text.dataset)
         per_batch = cfg.store_batch_size_prompts * cfg.context_size
         for _ in tqdm(
             range(self.comparison.training_tokens // per_batch), desc="activations", unit="batch"
@@ -135,17 +137,30 @@ class Task:
     def do(self, bench: Bench) -> None:
         """Do it, unless its result is there."""
         if self.kind == "tune":
-            folder = bench.tuning_folder(self.arm, self.lr, self.seed)
-            train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
-            result, settings = folder / TUNING_FILENAME, bench.settings
-            if not _has(result, settings):
-                value = held_out_explained_variance(folder, bench.stack, settings, bench.device)
-                write_json(result, {"explained_variance": value, "settings": settings.to_dict()})
+            self._tune(bench)
             return
         folder = bench.folder(self.arm, self.seed)
         train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
         if self.kind == "evaluate" and not _has(folder / EVALUATION_FILENAME, bench.settings):
             evaluate_saved(folder, device=bench.device, data=bench.data_for(folder))
+
+    def _tune(self, bench: Bench) -> None:
+        """Measure a learning rate; one at which the run diverges has no figure."""
+        folder = bench.tuning_folder(self.arm, self.lr, self.seed)
+        result, settings = folder / TUNING_FILENAME, bench.settings
+        try:
+            train_arm(self.arm, self.lr, self.seed, folder, bench.stack, bench.device)
+            diverged = not (folder / SAE_CFG_FILENAME).is_file()
+        except DivergedRun:
+            diverged = True
+        if _has(result, settings):
+            return
+        value = (
+            None
+            if diverged
+            else held_out_explained_variance(folder, bench.stack, settings, bench.device)
+        )
+        write_json(result, {"explained_variance": value, "settings": settings.to_dict()})
 
 
 def run_comparison(
@@ -192,7 +207,7 @@ def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[
     ]
     _do_all(tuning, bench, jobs, "learning rates")
     tuned = {arm.name: _tuned(bench, arm) for arm in comparison.arms}
-    chosen = {name: max(found, key=lambda lr: found[lr] or 0.0) for name, found in tuned.items()}
+    chosen = {name: _best(name, found) for name, found in tuned.items()}
     kind = "evaluate" if evaluate else "train"
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     tasks = [Task(arm, kind, chosen[arm.name], seed) for seed in seeds for arm in comparison.arms]
@@ -214,14 +229,29 @@ def _run(bench: Bench, seeds: Sequence[int], jobs: int, evaluate: bool) -> dict[
 
 
 def _tuned(bench: Bench, arm: Arm) -> dict[float, float | None]:
-    """Learning rate to mean explained variance; None where there was no choice."""
+    """Learning rate to mean explained variance; None without a choice, or where a run diverged."""
     rates = arm.learning_rates
     if len(rates) == 1:
         return {rates[0]: None}
-    return {lr: mean(_tuning_result(bench, arm, lr, seed) for seed in TUNING_SEEDS) for lr in rates}
+    found = {}
+    for lr in rates:
+        values = [_tuning_result(bench, arm, lr, seed) for seed in TUNING_SEEDS]
+        known = [value for value in values if value is not None]
+        found[lr] = mean(known) if len(known) == len(values) else None
+    return found
 
 
-def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float:
+def _best(name: str, tuned: dict[float, float | None]) -> float:
+    known = {lr: value for lr, value in tuned.items() if value is not None}
+    if not known and len(tuned) > 1:
+        raise InputError(
+            f"learning_rates: runs of the arm {name!r} diverge at each of {sorted(tuned)}: give "
+            "lower ones"
+        )
+    return max(known, key=lambda lr: known[lr], default=next(iter(tuned)))
+
+
+def _tuning_result(bench: Bench, arm: Arm, lr: float, seed: int) -> float | None:
     path = bench.tuning_folder(arm, lr, seed) / TUNING_FILENAME
     return read_json(path, _TuningResult)["explained_variance"]
 

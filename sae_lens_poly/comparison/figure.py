@@ -42,18 +42,19 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
     n_columns = 3
     n_rows = -(-len(drawn) // n_columns)
     figure = Figure(figsize=(14, n_rows * (1.2 + 0.25 * len(evaluations))), layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    # One set of names for each row of panels: the arms are the same in all.
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+    axes[0, 0].set_ylim(len(evaluations) - 0.5, -0.5)
     names = list(evaluations)
     for place, (title, column, known) in zip(axes.flat, drawn, strict=False):
         means = [cell.mean for cell in known]
         errors = [cell.standard_error or 0.0 for cell in known]
         heights = range(len(names))
         for height, cell in zip(heights, known, strict=True):
-            place.plot(cell.values, [height] * len(cell.values), "o", color="#8fb3d9", markersize=4)
-        place.errorbar(means, heights, xerr=errors, fmt="|", color="#1f4e79", markersize=12)
+            place.plot(cell.values, [height] * len(cell.values), "o", color="#56b4e9", markersize=4)
+        place.errorbar(means, heights, xerr=errors, fmt="|", color="#d55e00", markersize=12)
         place.set_yticks(heights, names)
         place.grid(axis="x", alpha=0.3)
-        place.invert_yaxis()
         place.set_title(f"{title.split(',')[0]}:\n{column.heading}", fontsize=9)
         place.tick_params(labelsize=8)
     for place in axes.flat[len(drawn) :]:

@@ -1,4 +1,4 @@
-"""What a comparison leaves: a table in Markdown and JSON, and a figure."""
+"""The files that a comparison writes: a table in Markdown and JSON, and a figure."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ class Part:
 
 
 def first_of(evaluations: Evaluations) -> Evaluation:
-    """One of them, for what is the same in all."""
+    """One evaluation, for everything that is the same in all."""
     return next(iter(next(iter(evaluations.values())).values()))
 
 
 def parts(evaluation: Evaluation) -> list[Part]:
-    """The tables that evaluations like this one fill."""
+    """The tables that such evaluations fill."""
     several_hooks = len(evaluation["per_hook"]) > 1
     found = [Part("Reconstruction and latents, pooled over hook points", _reconstruction())]
     if several_hooks:
@@ -85,7 +85,7 @@ def parts(evaluation: Evaluation) -> list[Part]:
 
 
 def _column(heading: str, digits: int, *keys: str) -> Column:
-    """What lies under the keys; nothing where one of them is missing."""
+    """The value under the keys; None where one of them is missing."""
 
     def value(evaluation: Any) -> float | None:
         for key in keys:
@@ -161,7 +161,7 @@ def _probing(name: str, evaluation: Evaluation) -> list[Column]:
 
 
 def _of_equal_width(by_features: dict[str, Any]) -> list[Any]:
-    """Scores of a dictionary's codes; where it is several, of each: together they are wider."""
+    """Scores of a dictionary's codes; of several side by side, those of each, which are as wide."""
     apart = [scores for features, scores in by_features.items() if features.startswith("codes at")]
     return apart or [by_features["codes"]]
 
@@ -189,7 +189,7 @@ def markdown(evaluations: Evaluations) -> str:
         if all(cell is None for row in rows.values() for cell in row):
             continue
         lines = [
-            f"### {part.title}",
+            f"## {part.title}",
             "",
             "| | " + " | ".join(column.heading for column in part.columns) + " |",
             "|---" * (len(part.columns) + 1) + "|",
@@ -208,7 +208,7 @@ def markdown(evaluations: Evaluations) -> str:
 
 
 def _references(part: Part, evaluations: Evaluations) -> list[str]:
-    """Further rows of a probing table: what needs no dictionary, and SAEs by hook point."""
+    """Further rows of a probing table: raw activations, and separate SAEs by hook point."""
     name = part.title.removeprefix("Sparse probing: ")
     if name == part.title:
         return []
@@ -248,7 +248,7 @@ def _references(part: Part, evaluations: Evaluations) -> list[str]:
             f"{whole['accuracy']:.3f}, over {whole['n_tasks']} tasks."
         )
     if any(heading.endswith("chosen from all latents") for heading in rows):
-        lines.append("Of separate dictionaries the first row is the mean over hook points.")
+        lines.append("For separate dictionaries the first row is the mean over hook points.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Training the arms of a comparison: each run once, whatever interrupts it."""
+"""Trains the arms of a comparison: each run once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from typing_extensions import TypedDict
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.architectures.side_by_side import side_by_side
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.side_by_side import side_by_side
 from sae_lens_poly.comparison.arms import Arm, arm_config
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.errors import InputError
@@ -37,14 +37,14 @@ def train_arm(
 ) -> None:
     """Train one arm with one seed and save its dictionary to ``folder``.
 
-    A dictionary that is there already is left alone; a run that was stopped goes on from the
+    A dictionary that is there already is left alone; a run that was stopped continues from the
     checkpoint that it saved.
 
     Args:
         arm: What to train.
         lr: Its learning rate.
-        seed: Of its weights, its order of activations and its masking.
-        folder: Where the dictionary will be; what is unfinished is beside it.
+        seed: For its weights, its order of activations and its masking.
+        folder: Where the dictionary will be; while it is unfinished it is beside that.
         stack: The model with all hook points of the comparison.
         device: Where to train; where the model is.
 
@@ -108,11 +108,12 @@ def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, de
         output_path=str(folder),
         checkpoint_path=str(checkpoints),
     )
+    cfg = fit_to_model(cfg, stack.d_in)
     if hasattr(cfg.sae, "mask_seed"):
         cfg.sae.mask_seed = seed
     # Where the run was killed before its first checkpoint was whole: from the start.
     found = next(newest_whole(checkpoints, partial(check_checkpoint, cfg=cfg)), None)
     cfg.resume_from_checkpoint = None if found is None else str(found)
     torch.manual_seed(seed)
-    TrainingRunner(fit_to_model(cfg, stack.d_in), override_model=stack).run()
+    TrainingRunner(cfg, override_model=stack).run()
     shutil.rmtree(checkpoints, ignore_errors=True)

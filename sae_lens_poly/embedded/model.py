@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
 from sae_lens_poly.embedded.corpus import Module, stdlib_modules
 
-#: What to write for ``model_name`` to get this model.
-EMBEDDED_MODEL_NAME = "stdlib-6l"
 END_OF_TEXT = "<|endoftext|>"
 
 _FOLDER = Path(__file__).parent
@@ -57,7 +56,7 @@ def load_embedded_model(device: str = "cpu") -> HookedTransformer:
     """
     if not WEIGHTS_FILE.exists():
         raise FileNotFoundError(
-            f"{WEIGHTS_FILE} is missing: reinstall sae_lens_poly, or make the weights anew with "
+            f"{WEIGHTS_FILE} is missing: reinstall sae_lens_poly, or train the weights again with "
             "'python -m sae_lens_poly.embedded.train_model'"
         )
     model = HookedTransformer(embedded_model_config(device), tokenizer=load_embedded_tokenizer())

@@ -5,7 +5,7 @@ PyTorch with fused attention (on two CPU cores about a third faster than steppin
 TransformerLens model itself) and then written out as the weights of the TransformerLens model
 that :func:`sae_lens_poly.embedded.model.load_embedded_model` returns.
 
-An interrupted run goes on from its last checkpoint when it is started again.
+An interrupted run continues from its last checkpoint when it is started again.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 
 #: Added to what changes are divided by (fmxcoder's figure).
 EPSILON = 1e-8
@@ -71,11 +71,8 @@ class FunctionalCoherence:
         self, x: torch.Tensor, seen: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.raw and seen is not None:
-            zeroed = self.sae.per_hook(x) * seen[:, None]
-            sae_in = self.sae.centred(zeroed.flatten(-2))
-        else:
-            sae_in = self.sae.centred(x, seen)
-        pre = self.sae.pre_activations(sae_in)
+            x, seen = (self.sae.per_hook(x) * seen[:, None]).flatten(-2), None
+        pre = self.sae.pre_activations(x, seen)
         return pre, self.sae.gate(pre)
 
     def compute(self) -> Coherence:

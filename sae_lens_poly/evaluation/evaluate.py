@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
 
 from sae_lens_poly.analysis.interactions import (
     CoOccurrence,
@@ -19,9 +20,12 @@ from sae_lens_poly.analysis.interactions import (
     without_degrees,
 )
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
+from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
+from sae_lens_poly.evaluation.held_out import HeldOutText
 from sae_lens_poly.evaluation.metrics import (
     CosineSimilarity,
     DegreeShares,
@@ -35,9 +39,11 @@ from sae_lens_poly.evaluation.probing_sets import (
     TextSet,
     load_probing_sets,
 )
+from sae_lens_poly.evaluation.replaced_model import ReplacedModel, measure_replaced_model
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.evaluation.splicing import SpliceBaselines, Splices, measure_splices
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.text_reading import TextReading, counted
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class Evaluation:
     """Mean cosine of live latents' directions between neighbouring hook points."""
     interactions: dict[str, dict[str, float]] | None = None
     """Of polynomial decoders: correlation with co-occurrence of B_ij and its controls."""
+    replaced_model: ReplacedModel | None = None
+    """Of transcoders on a TransformerLens model: the model with all MLPs replaced at once."""
     probing: dict[str, dict[str, Summary]] = field(default_factory=dict)
     """Labelled set to features (codes, raw activations) to scores."""
     class_separation: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -119,6 +127,8 @@ class EvaluationData:
         special_tokens: Ids to leave out, as SAELens' ``get_special_token_ids`` gives them. They are
             neither counted nor replaced.
         settings: How much of it is used for what.
+        reading: How the batches were read, and labelled sets will be; None: as by default.
+        text: Where the batches are from, if that is known.
     """
 
     def __init__(
@@ -127,10 +137,18 @@ class EvaluationData:
         batches: Iterable[torch.Tensor],
         special_tokens: Iterable[int] = (),
         settings: EvaluationSettings | None = None,
+        reading: TextReading | None = None,
+        text: HeldOutText | None = None,
     ) -> None:
         self.model, self.batches = model, list(batches)
         self.special_tokens = list(special_tokens)
         self.settings = settings or EvaluationSettings()
+        self.reading, self.text = reading, text
+
+    @property
+    def positions(self) -> slice:
+        """The positions of a context that count."""
+        return slice(None) if self.reading is None else self.reading.positions
 
     @cached_property
     def hook_scales(self) -> torch.Tensor:
@@ -150,17 +168,17 @@ class EvaluationData:
     def baselines(self) -> SpliceBaselines:
         """What splices are compared with."""
         n = self.settings.n_splice_batches
-        return SpliceBaselines(self.model, self.batches[:n], self.special_tokens)
+        batches = self.batches[:n]
+        return SpliceBaselines(self.model, batches, self.special_tokens, self.positions)
 
     @cached_property
     def probing_sets(self) -> list[ProbingSet]:
         """The labelled sets."""
-        return load_probing_sets(self.model, self.settings)
+        return load_probing_sets(self.model, self.settings, self.reading)
 
     def keep(self, tokens: torch.Tensor) -> torch.Tensor:
         """True where a token counts, (batch, pos)."""
-        special = torch.tensor(self.special_tokens, dtype=torch.long, device=tokens.device)
-        return ~torch.isin(tokens, special)
+        return counted(tokens, self.special_tokens, self.positions)
 
 
 @torch.no_grad()
@@ -260,6 +278,7 @@ def evaluate_dictionary(
         coherence=_coherence_figures(sae, coherence, live),
         direction_cosine=_direction_cosine(sae, live),
         interactions=None if pairs is None else interaction_correlations(sae, pairs, settings.seed),
+        replaced_model=_replaced_model(sae, data),
         probing=probing,
         class_separation=separation,
         settings=settings,
@@ -322,12 +341,25 @@ def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | Non
     return CoOccurrence(random_pairs(sae.cfg.d_sae, settings.n_pairs, settings.seed))
 
 
+def _replaced_model(sae: SAE[Any], data: EvaluationData) -> ReplacedModel | None:
+    model: Any = data.model.model
+    if not isinstance(model, HookedTransformer):
+        return None
+    try:
+        replacement = CrosscoderReplacement(sae, data.model.hook_names)
+    except InputError:  # it reads or writes something else
+        return None
+    batches = data.batches[: data.settings.n_splice_batches]
+    return measure_replaced_model(replacement, model, batches, data.special_tokens)
+
+
 def _probe(
     sae: SAE[Any], data: EvaluationData, folder: Path | None
 ) -> tuple[dict[str, dict[str, Summary]], dict[str, dict[str, float]]]:
     probing: dict[str, dict[str, Summary]] = {}
     separation: dict[str, dict[str, float]] = {}
-    for own in tqdm(data.probing_sets, desc="probing", leave=False):
+    sets = data.probing_sets
+    for own in tqdm(sets, desc="probing", leave=False, disable=not sets):
         codes = own.codes(sae, folder)
         probing[own.name] = own.probe(sae, codes) | own.ceiling
         if isinstance(own, TextSet):

@@ -12,7 +12,7 @@ import torch
 from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata
 from typing_extensions import Self, override
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import hook_number
 from sae_lens_poly.models.one_hook_point import OneHookPoint
@@ -39,7 +39,7 @@ class HookPointView(SAE[HookPointViewConfig]):
     the crosscoder, not copies: ``W_enc`` (n_hooks * d_model, d_sae) of the whole stack, ``W_dec``
     (d_sae, d_model) and ``b_dec`` (d_model,) of the hook point; ``W_dec`` is the linear term alone.
 
-    It cannot encode from its own hook point, which is one input of several. With ``at``, the
+    It cannot encode from its hook point alone, which is one input of several. With ``at``, the
     model at that hook point, it takes activations (..., d_model) of that model's latest run, and
     looks up the rest of their stack; so it fits tools that run a model, read one hook point,
     encode and decode, and put the result back.
@@ -76,6 +76,11 @@ class HookPointView(SAE[HookPointViewConfig]):
                 f"at: hook point {at.hook} of a stack of {at.n_hooks}, but the view is of hook "
                 f"point {number} of {n_hooks}: stack the model as the crosscoder was trained"
             )
+        if at is not None and metadata.hook_names not in (None, at.stacked.hook_names):
+            raise InputError(
+                f"at: the model is stacked at {at.stacked.hook_names}, and the crosscoder was "
+                f"trained at {names}: stack it at these"
+            )
         cfg = HookPointViewConfig(
             d_in=crosscoder.cfg.d_in,
             d_sae=crosscoder.cfg.d_sae,
@@ -97,7 +102,7 @@ class HookPointView(SAE[HookPointViewConfig]):
 
     @override
     def initialize_weights(self) -> None:
-        """There are none of its own."""
+        """It has none."""
 
     def attached_to(self, at: OneHookPoint) -> HookPointView:
         """The same view, for activations that are read from ``at``."""

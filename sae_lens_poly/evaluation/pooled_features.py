@@ -64,7 +64,7 @@ def pooled_activations(
     batch_size: int = 32,
     prepend_bos: bool = True,
 ) -> NDArray[np.float32]:
-    """Mean raw activations of texts, (n_texts, d_in): what no dictionary stands between.
+    """Mean raw activations of texts, (n_texts, d_in), without a dictionary.
 
     Hook points are end to end; :func:`hook_columns` takes one out. Arguments and errors are those
     of :func:`pooled_codes`.
@@ -169,8 +169,6 @@ def check_context_size(model: StackedHooks, context_size: int) -> None:
     Raises:
         InputError: If ``context_size`` is below 2 or above the model's.
     """
-    longest = model.n_ctx
-    if context_size < 2 or (longest is not None and context_size > longest):
-        raise InputError(
-            f"context_size={context_size}: the model reads from 2 to {longest} tokens at a time"
-        )
+    if context_size < 2:
+        raise InputError(f"context_size={context_size} must be 2 or more")
+    model.check_context_size(context_size)

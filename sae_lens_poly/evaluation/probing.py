@@ -1,7 +1,7 @@
 """Sparse probing: how well a few latents tell a class from the rest.
 
 The protocol is SAEBench's: one class against balanced negatives, the K latents of largest
-difference between the class means, logistic regression on them, F1 on examples of their own.
+difference between the class means, logistic regression on them, F1 on held-out examples.
 Features come in as a matrix, one row an example; nothing here knows a model.
 """
 

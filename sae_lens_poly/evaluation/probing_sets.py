@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
+from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.evaluation.feature_cache import (
     cached_features,
     dictionary_hash,
@@ -37,13 +37,17 @@ from sae_lens_poly.evaluation.token_tasks import (
 from sae_lens_poly.evaluation.wasserstein import ClassSeparation, class_separation
 from sae_lens_poly.manifest import FEATURES_FOLDER
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.training.text_reading import TextReading
 
 #: Number of latents, as text, to figures; see :func:`summarise`.
 Summary = dict[str, dict[str, Any]]
 
 
 #: To be raised when codes of the same examples become other ones.
-FEATURES_VERSION = "1"
+FEATURES_VERSION = "2"
+
+#: Tokens of an example at most, as in SAEBench.
+LONGEST_CONTEXT = 128
 
 
 class ProbingSet(ABC):
@@ -53,10 +57,19 @@ class ProbingSet(ABC):
         name: As the settings have it.
         model: The model with its hook points stacked.
         settings: Sizes of the tasks, numbers of latents, and the seed.
+        reading: How text was read in training; None: as by default. Contexts are no longer here.
     """
 
-    def __init__(self, name: str, model: StackedHooks, settings: EvaluationSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: StackedHooks,
+        settings: EvaluationSettings,
+        reading: TextReading | None = None,
+    ) -> None:
         self.name, self.model, self.settings = name, model, settings
+        self.reading = reading or TextReading()
+        self.context_size = min(LONGEST_CONTEXT, self.reading.context_size)
 
     @property
     @abstractmethod
@@ -96,9 +109,10 @@ class ProbingSet(ABC):
         train, test = codes
         found = {"codes": self.score(train, test)}
         if isinstance(sae, StackedDictionary) and not sae.structure.is_full:
-            reads = sae.structure.read_mask(sae.b_enc).bool().cpu().numpy()
+            groups = sae.structure.groups
             for hook, name in enumerate(self.model.hook_names):
-                own = np.flatnonzero(reads[:, hook])
+                readers = [np.arange(g.start, g.stop) for g in groups if hook in g.reads]
+                own = np.concatenate([np.empty(0, dtype=int), *readers])
                 if len(own) >= max(self.settings.probe_ks):
                     found[f"codes at {name}"] = self.score(train[:, own], test[:, own])
         return found
@@ -107,8 +121,14 @@ class ProbingSet(ABC):
 class TextSet(ProbingSet):
     """Texts of several classes; an example is a text, its features means over tokens."""
 
-    def __init__(self, name: str, model: StackedHooks, settings: EvaluationSettings) -> None:
-        super().__init__(name, model, settings)
+    def __init__(
+        self,
+        name: str,
+        model: StackedHooks,
+        settings: EvaluationSettings,
+        reading: TextReading | None = None,
+    ) -> None:
+        super().__init__(name, model, settings, reading)
         self.text: LabelledText = load_labelled(
             name,
             settings.text_column,
@@ -117,6 +137,10 @@ class TextSet(ProbingSet):
             settings.test_share,
             settings.seed,
         )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"context_size": self.context_size, "prepend_bos": self.reading.prepend_bos}
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -127,13 +151,13 @@ class TextSet(ProbingSet):
     def codes(self, sae: SAE[Any], folder: Path | None = None) -> tuple[Features, Features]:
         def own(texts: list[str]) -> Features:
             key = {"texts": text_hash(texts)}
-            return _kept(folder, key, lambda: pooled_codes(sae, self.model, texts))
+            return _kept(folder, key, lambda: pooled_codes(sae, self.model, texts, **self._options))
 
         return own(self.text.train_texts), own(self.text.test_texts)
 
     def activations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         train, test = (
-            pooled_activations(self.model, texts)
+            pooled_activations(self.model, texts, **self._options)
             for texts in (self.text.train_texts, self.text.test_texts)
         )
         return train, test
@@ -162,7 +186,13 @@ class TokenSet(ProbingSet):
     def drawn(self) -> TokenTasks:
         """Contexts and tasks."""
         s = self.settings
-        return token_tasks(self.model, n_train=s.n_probe_train, n_test=s.n_probe_test, seed=s.seed)
+        return token_tasks(
+            self.model,
+            context_size=self.context_size,
+            n_train=s.n_probe_train,
+            n_test=s.n_probe_test,
+            seed=s.seed,
+        )
 
     @property
     def tasks(self) -> list[Task]:
@@ -195,13 +225,15 @@ def _kept(folder: Path | None, key: dict[str, str], compute: Callable[[], Any]) 
     return cached_features(folder / FEATURES_FOLDER, key, compute)
 
 
-def load_probing_sets(model: StackedHooks, settings: EvaluationSettings) -> list[ProbingSet]:
+def load_probing_sets(
+    model: StackedHooks, settings: EvaluationSettings, reading: TextReading | None = None
+) -> list[ProbingSet]:
     """The sets that the settings name.
 
     Raises:
         InputError: If one cannot be loaded.
     """
     return [
-        (TokenSet if name == TOKEN_TASKS else TextSet)(name, model, settings)
+        (TokenSet if name == TOKEN_TASKS else TextSet)(name, model, settings, reading)
         for name in settings.probing
     ]

@@ -1,4 +1,4 @@
-"""What every character of a Python source is part of, by Python's own tokenizer and parser."""
+"""What every character of a Python source is part of, by Python's tokenizer and parser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-#: Every label, and what it stands for.
+#: Every label and its meaning.
 LABELS = {
     "comment": "a comment, from its sign on",
     "docstring": "the string that documents a module, class or function",
@@ -29,7 +29,7 @@ LABELS = {
     "called name": "the name that is called: f in f(x), g in a.g(x)",
     "attribute": "a name after a dot that is not called",
     "parameter": "the name of a parameter in a function header or lambda",
-    "annotation": "the type of a parameter, a variable or of what is returned",
+    "annotation": "the type of a parameter, a variable or a returned value",
     "default value": "the default value of a parameter",
     "keyword argument": "the name of an argument in a call or class header: k in f(k=1)",
     "assignment target": "what is assigned to",
@@ -73,7 +73,7 @@ def character_labels(source: str) -> dict[str, Mask] | None:
 
     Labels overlap: a call in a loop in a try has all three. What stands inside an f-string is part
     of a string and nothing else: only from Python 3.12 on does the parser tell where its parts are.
-    Comments have no label but their own and those of the block that they stand in.
+    A comment has the label ``comment`` and those of the block that it is in, and no other.
 
     Args:
         source: Text of a file.

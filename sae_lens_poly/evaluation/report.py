@@ -2,71 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
-from sae_lens_poly.architectures.crosscoder import Crosscoder
-from sae_lens_poly.evaluation.evaluate import Evaluation, Figures
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.evaluation.evaluate import Evaluation
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
+from sae_lens_poly.hook_names import short_hook_name
+
+#: Okabe and Ito's: told apart with any colour vision.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73")
+
+#: Columns of the terminal that tables take at most; wider ones are divided.
+WIDTH = 100
+
+# Of the first column; longer names are folded.
+_LONGEST_NAME = 36
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """Print all figures, one table for each kind."""
+    """Print all figures, in tables that fit the terminal or 100 columns."""
     console = Console()
-    if not console.is_terminal:  # piped: as wide as a table needs, not cut to 80 columns
-        console = Console(width=200)
-    tables = [_reconstruction(evaluation, title), _splicing(evaluation)]
-    tables += [_probing(name, evaluation) for name in evaluation.probing]
-    for table in tables:
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    width = min(console.width, WIDTH)
+    for table in _all_tables(evaluation, title, width):
         console.print(table)
     for line in _lines(evaluation):
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left")
-    return table
+def _all_tables(evaluation: Evaluation, title: str, width: int) -> Iterator[Table]:
+    yield from _reconstruction(evaluation, title, width)
+    yield from _splicing(evaluation, width)
+    for name in evaluation.probing:
+        yield from _probing(name, evaluation, width)
 
 
-def _reconstruction(evaluation: Evaluation, title: str) -> Table:
-    degrees = sorted(evaluation.pooled.degree_shares)
-    table = _table(
-        title,
-        *("hook point", "explained variance", "linear only", "MSE", "MSE, normalised", "cosine"),
-        *("CE recovered", *(f"degree {degree}" for degree in degrees), "L0", "dead", "dense"),
+def _tables(
+    title: str, first: str, names: Sequence[str], columns: dict[str, list[str]], width: int
+) -> Iterator[Table]:
+    """One table, or several one after the other so that each fits.
+
+    Args:
+        title: Of each.
+        first: Heading of the names.
+        names: Of the rows.
+        columns: Heading to one text for each row. A heading may have several lines.
+        width: Of the terminal.
+    """
+    of_names = min(max(len(name) for name in (first, *names)), _LONGEST_NAME)
+    wide = {
+        heading: max(map(len, (*heading.split("\n"), *cells))) for heading, cells in columns.items()
+    }
+    left = list(columns)
+    while left:
+        taken = [left.pop(0)]
+        # A line and a space on each side of a column, and the line that ends the table.
+        while left and of_names + 4 + sum(wide[h] + 3 for h in (*taken, left[0])) <= width:
+            taken.append(left.pop(0))
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column(Text(first), overflow="fold")
+        for heading in taken:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for row, name in enumerate(names):
+            table.add_row(Text(name), *(Text(columns[heading][row]) for heading in taken))
+        yield table
+
+
+def _reconstruction(evaluation: Evaluation, title: str, width: int) -> Iterator[Table]:
+    names = [*evaluation.per_hook, "pooled / all spliced"]
+    rows = [*evaluation.per_hook.values(), evaluation.pooled]
+    quality = {
+        "explained\nvariance": [f"{row.explained_variance:.4f}" for row in rows],
+        "linear\nonly": [f"{row.explained_variance_linear:.4f}" for row in rows],
+        "MSE": [f"{row.mse:.4g}" for row in rows[:-1]] + [""],
+        "MSE,\nnormalised": [f"{row.mse_normalised:.3f}" for row in rows],
+        "cosine": [f"{row.cosine:.4f}" for row in rows],
+        "CE\nrecovered": [f"{row.ce_recovered:.4f}" for row in rows],
+    }
+    latents = {
+        f"degree {d}": [f"{row.degree_shares[d]:+.3f}" for row in rows]
+        for d in sorted(evaluation.pooled.degree_shares)
+    } | {
+        "L0": [f"{row.l0:.2f}" for row in rows],
+        "dead": [f"{row.n_dead}/{row.n_latents}" for row in rows],
+        "dense": [f"{row.n_dense}" for row in rows],
+    }
+    yield from _tables(title, "hook point", names, quality, width)
+    yield from _tables(
+        "shares of the reconstruction, and latents", "hook point", names, latents, width
     )
 
-    def row(name: str, figures: Figures, mse: str) -> list[str]:
-        return [
-            name,
-            f"{figures.explained_variance:.4f}",
-            f"{figures.explained_variance_linear:.4f}",
-            mse,
-            f"{figures.mse_normalised:.3f}",
-            f"{figures.cosine:.4f}",
-            f"{figures.ce_recovered:.4f}",
-            *(f"{figures.degree_shares[d]:+.3f}" for d in degrees),
-            f"{figures.l0:.2f}",
-            f"{figures.n_dead}/{figures.n_latents}",
-            f"{figures.n_dense}",
-        ]
 
-    for name, figures in evaluation.per_hook.items():
-        table.add_row(*row(name, figures, f"{figures.mse:.4g}"))
-    table.add_section()
-    table.add_row(*row("pooled / all spliced", evaluation.pooled, ""))
-    return table
-
-
-def _splicing(evaluation: Evaluation) -> Table:
+def _splicing(evaluation: Evaluation, width: int) -> Iterator[Table]:
     """CE and KL of every kind of replacement, by site."""
     splices = evaluation.splicing
     names = list(splices.alone)
@@ -76,35 +114,26 @@ def _splicing(evaluation: Evaluation) -> Table:
             sites[f"the first {m}"] = by_kind
         sites["all"] = splices.together
     kinds = list(splices.together)
-    ours = [kind for kind in kinds if kind not in ABLATIONS]
-    table = _table(
-        f"splicing: CE recovered against zero ablation; CE and KL in nats (model alone: "
-        f"{splices.ce_clean:.4f})",
-        "replaced",
-        *(f"recovered, {kind}" for kind in ours),
-        *(f"CE, {kind}" for kind in kinds),
-        *(f"KL, {kind}" for kind in kinds),
-    )
-    for site, by_kind in sites.items():
-        table.add_row(
-            site,
-            *(f"{by_kind[kind].ce_recovered:.4f}" for kind in ours),
-            *(f"{by_kind[kind].ce:.3f}" for kind in kinds),
-            *(f"{by_kind[kind].kl:.4f}" for kind in kinds),
-        )
-    return table
+    for title, shown, figure in (
+        (
+            "splicing: CE recovered, against zero ablation",
+            [kind for kind in kinds if kind not in ABLATIONS],
+            "{0.ce_recovered:.4f}",
+        ),
+        (f"splicing: CE in nats (the model alone: {splices.ce_clean:.4f})", kinds, "{0.ce:.3f}"),
+        ("splicing: KL from the model alone, in nats", kinds, "{0.kl:.4f}"),
+    ):
+        columns = {
+            kind: [figure.format(by_kind[kind]) for by_kind in sites.values()] for kind in shown
+        }
+        yield from _tables(title, "replaced", list(sites), columns, width)
 
 
-def _probing(name: str, evaluation: Evaluation) -> Table:
+def _probing(name: str, evaluation: Evaluation, width: int) -> Iterator[Table]:
     """F1 and accuracy, with standard errors over tasks, by features and number of latents."""
     by_features = evaluation.probing[name]
     ks = list(dict.fromkeys(k for summary in by_features.values() for k in summary))
     n_tasks = next(iter(next(iter(by_features.values())).values()))["n_tasks"]
-    table = _table(
-        f"sparse probing: {name}, mean of {n_tasks} tasks, standard error over tasks",
-        "features",
-        *(f"{figure}, K={k}" for figure in ("F1", "accuracy") for k in ks),
-    )
 
     def cell(summary: Summary, k: str, figure: str) -> str:
         if k not in summary:
@@ -112,20 +141,31 @@ def _probing(name: str, evaluation: Evaluation) -> Table:
         error = summary[k][f"{figure}_error"]
         return f"{summary[k][figure]:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
-    for features, summary in by_features.items():
-        table.add_row(
-            features, *(cell(summary, k, figure) for figure in ("f1", "accuracy") for k in ks)
-        )
-    return table
+    for figure, called in (("f1", "F1"), ("accuracy", "accuracy")):
+        title = f"sparse probing: {name}, {called}, mean of {n_tasks} tasks and its standard error"
+        columns = {
+            f"K={k}": [cell(summary, k, figure) for summary in by_features.values()] for k in ks
+        }
+        yield from _tables(title, "features", list(by_features), columns, width)
 
 
 def _lines(evaluation: Evaluation) -> list[str]:
     """What needs no table."""
     lines = [
-        f"{evaluation.n_tokens:,} tokens, special tokens excluded; cross-entropies on "
+        f"{evaluation.n_tokens:,} tokens of the kinds that training counts; cross-entropies on "
         f"{evaluation.n_tokens_spliced:,} of them, {evaluation.ce_clean:.4f} nats for the model "
         "alone."
     ]
+    if (replaced := evaluation.replaced_model) is not None:
+        found = ", ".join(
+            f"{name} {figures.ce:.4f} (KL {figures.kl:.4f})"
+            for name, figures in {
+                "as the run goes": replaced.replaced,
+                "with codes of the model alone": replaced.clean_codes,
+                "with error nodes": replaced.with_errors,
+            }.items()
+        )
+        lines.append(f"all MLPs replaced at once, cross-entropy: {found}")
     if (coherence := evaluation.coherence) is not None:
         lines.append(
             "coherence (hook points that drive a latent), mean over live latents: "
@@ -154,6 +194,11 @@ def _lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def _legend_above(axes: Axes) -> None:
+    """A legend beside the title's height, off the data."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.08), ncols=2, frameon=False, fontsize=9)
+
+
 def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     """Draw where the latents live, how their directions turn, and what each degree carries.
 
@@ -163,7 +208,7 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         path: Where to write the PNG.
     """
     names = list(evaluation.per_hook)
-    short = [_short(name) for name in names]
+    short = [short_hook_name(name) for name in names]
     profile = decoder_profile(sae)
     figure = Canvas(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -171,52 +216,73 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     image = axes[0, 0].imshow(
         profile.profile[profile.centre.argsort()].nan_to_num().numpy(),
         aspect="auto",
-        cmap="magma",
+        cmap="cividis",
+        vmin=0,
         interpolation="nearest",
     )
     axes[0, 0].set(
         title="where latents live: decoder norm, maximum 1",
         ylabel="latent, sorted by centre of mass",
     )
-    axes[0, 0].set_xticks(range(len(names)), short, rotation=45, ha="right")
     figure.colorbar(image, ax=axes[0, 0])
 
     cosine = direction_cosines(sae).mean
-    image = axes[0, 1].imshow(cosine.numpy(), vmin=0, vmax=1, cmap="viridis")
+    image = axes[0, 1].imshow(
+        cosine.numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest"
+    )
     axes[0, 1].set(title="mean cosine of directions between hook points")
-    axes[0, 1].set_xticks(range(len(names)), short, rotation=45, ha="right")
-    axes[0, 1].set_yticks(range(len(names)), short)
+    axes[0, 1].set_yticks(range(len(names)), short, parse_math=False)
     figure.colorbar(image, ax=axes[0, 1])
 
     positions = torch.arange(len(names))
     figures = list(evaluation.per_hook.values())
-    axes[1, 0].bar(
-        positions - 0.2, [f.explained_variance for f in figures], 0.4, label="explained variance"
+    bars = {
+        "explained variance": [f.explained_variance for f in figures],
+        "CE recovered": [f.ce_recovered for f in figures],
+    }
+    for number, (label, values) in enumerate(bars.items()):
+        axes[1, 0].bar(
+            positions + 0.4 * number - 0.2, values, 0.4, label=label, color=_COLOURS[number]
+        )
+    lowest = min(0, *(value for values in bars.values() for value in values))
+    axes[1, 0].set(
+        title="reconstruction, one hook point spliced at a time", ylim=(max(lowest, -1), 1)
     )
-    axes[1, 0].bar(positions + 0.2, [f.ce_recovered for f in figures], 0.4, label="CE recovered")
-    axes[1, 0].set(title="reconstruction, one hook point spliced at a time", ylim=(0, 1))
-    axes[1, 0].set_xticks(range(len(names)), short, rotation=45, ha="right")
-    axes[1, 0].legend(loc="lower right")
+    _legend_above(axes[1, 0])
 
-    for degree in evaluation.pooled.degree_shares:
-        shares = [f.degree_shares[degree] for f in figures]
-        axes[1, 1].plot(short, shares, marker="o", label=f"degree {degree}")
-    axes[1, 1].axhline(0, color="grey", linewidth=0.5)
-    axes[1, 1].set(title="share of the reconstruction by degree")
-    axes[1, 1].tick_params(axis="x", rotation=45)
-    axes[1, 1].legend()
+    # Degree 1 is all but the whole: on a common scale the others are a line at zero.
+    above = [degree for degree in evaluation.pooled.degree_shares if degree != 1]
+    for number, degree in enumerate(above):
+        shares = [100 * f.degree_shares[degree] for f in figures]
+        axes[1, 1].plot(
+            positions,
+            shares,
+            marker="os"[number % 2],
+            color=_COLOURS[number],
+            label=f"degree {degree}",
+        )
+    axes[1, 1].axhline(0, color="grey", linewidth=0.8)
+    axes[1, 1].set(title="share of the reconstruction above degree 1", ylabel="per cent")
+    if above:
+        _legend_above(axes[1, 1])
+    else:
+        axes[1, 1].text(
+            0.5, 0.5, "the decoder is linear", transform=axes[1, 1].transAxes, ha="center"
+        )
+    for place in axes.flat:
+        place.set_xticks(
+            range(len(names)),
+            short,
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+            parse_math=False,
+        )
 
     figure.suptitle(
         f"{sae.cfg.architecture()} on {sae.cfg.metadata.model_name}: {sae.cfg.d_sae} latents, "
         f"L0 {evaluation.l0:.1f}, pooled explained variance "
-        f"{evaluation.pooled.explained_variance:.3f}"
+        f"{evaluation.pooled.explained_variance:.3f}",
+        parse_math=False,
     )
     figure.savefig(path, dpi=120)
-
-
-def _short(name: str) -> str:
-    *model, hook_name = name.split("/")
-    parts = hook_name.split(".")
-    number = next((part for part in parts if part.isdigit()), "")
-    short = f"{number} {parts[-1].removeprefix('hook_')}" if number != parts[-1] else number
-    return " ".join([*model, short])

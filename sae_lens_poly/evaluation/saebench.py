@@ -1,4 +1,4 @@
-"""SAEBench's own evaluations of our dictionaries, with our models and local data.
+"""SAEBench's evaluations of our dictionaries, with our models and local data.
 
 SAEBench 0.6 is not a dependency: it pins numpy<2 and datasets<4, which SAELens does not need and
 the two evaluations here do not either. Into an environment with this package (``make saebench``):
@@ -120,7 +120,7 @@ def run_sparse_probing(
     random_seed: int = 42,
     artifacts_folder: str | Path | None = None,
 ) -> SparseProbing:
-    """SAEBench's sparse probing on labelled texts of your own.
+    """SAEBench's sparse probing on your labelled texts.
 
     Codes are averaged over the tokens of a text that are not BOS, EOS or padding; for each class,
     against as many texts of the others, a logistic regression is fitted to the K latents whose
@@ -293,14 +293,14 @@ def _activations(
             tokenized,
             model,
             config.llm_batch_size,
-            layer=0,  # up to which a run goes on after the stack was gathered
+            layer=0,  # how far a run continues after the stack was gathered
             hook_name=model.hook_name,
             mask_bos_pad_eos_tokens=True,
         )
 
     train, test = collect(train_texts), collect(test_texts)
     means = [collection.create_meaned_model_activations(acts) for acts in (train, test)]
-    # All dimensions as SAEBench probes them: with its own optimiser.
+    # All dimensions as SAEBench probes them: with its optimiser.
     options: dict[str, dict[str, Any]] = {
         "llm_test_accuracy": {"use_sklearn": False, "batch_size": 250, "epochs": 100, "lr": 1e-2},
         **{f"llm_top_{k}_test_accuracy": {"select_top_k": k} for k in config.k_values},

@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens.constants import DTYPE_MAP
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.saes.sae import SAE
 from sae_lens.training.activations_store import ActivationsStore
-from sae_lens.util import get_special_token_ids
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
-from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.evaluate import Evaluation, EvaluationData, evaluate_dictionary
 from sae_lens_poly.evaluation.feature_cache import dictionary_hash
+from sae_lens_poly.evaluation.held_out import (
+    HeldOutText,
+    check_reading,
+    check_skipped,
+    held_out_text,
+)
 from sae_lens_poly.evaluation.metrics import ExplainedVariance
 from sae_lens_poly.evaluation.report import save_picture
 from sae_lens_poly.evaluation.saved_figures import read_settings
@@ -24,7 +30,8 @@ from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.manifest import EVALUATION_FILENAME, PICTURE_FILENAME
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
-from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME, load_text
+from sae_lens_poly.training.text_reading import TextReading
+from sae_lens_poly.training.texts_read import require_known, texts_read
 from sae_lens_poly.whole_files import require_writable, whole_folder, write_json
 
 #: Name of the field of the file that says which weights it is of.
@@ -45,63 +52,72 @@ def load_evaluation_data(
     Raises:
         InputError: If the text cannot be loaded or is too short, or training has read some of it.
     """
-    metadata, path = sae.cfg.metadata, _text_of(sae, settings)
-    skip_rows = _rows_read(sae, path) if settings.skip_rows is None else settings.skip_rows
-    check_unread(sae, settings)
-    for field, default in (("context_size", 128), ("prepend_bos", True)):
-        if metadata.get(field) is None:  # a dictionary of another library
-            setattr(metadata, field, default)
-    n_wanted = n_skipped + settings.n_batches
+    n_wanted, size = n_skipped + settings.n_batches, settings.batch_size_prompts
+    reading = TextReading.of_metadata(sae.cfg.metadata)
+    model = reading.of_model(model)
+    store, text = held_out_store(sae, model, settings)
     try:
-        store = ActivationsStore.from_sae(
-            model,
-            sae,
-            load_text(path, "held_out", skip_rows=skip_rows),
-            store_batch_size_prompts=settings.batch_size_prompts,
-        )
         batches = [store.get_batch_tokens(raise_at_epoch_end=True) for _ in range(n_wanted)]
     except StopIteration as error:
         raise InputError(
-            f"dataset_path={path!r} has fewer than {n_wanted} batches of "
-            f"{settings.batch_size_prompts} contexts after its first {skip_rows} rows: lower "
-            "n_batches or batch_size_prompts, or name a longer text"
+            f"dataset_path={text.path!r} has fewer than {n_wanted} batches of {size} contexts "
+            f"after its first {text.n_skipped} rows: lower n_batches or batch_size_prompts, or "
+            "name a longer text"
         ) from error
-    special = get_special_token_ids(model.tokenizer)
-    return EvaluationData(model, batches[n_skipped:], special, settings)
+    special = reading.excluded(model.tokenizer)
+    return EvaluationData(model, batches[n_skipped:], special, settings, reading, text)
 
 
-def _text_of(sae: SAE[Any], settings: EvaluationSettings) -> str:
-    path = settings.dataset_path or sae.cfg.metadata.dataset_path
-    if path is None and sae.cfg.metadata.model_name != EMBEDDED_MODEL_NAME:
-        raise InputError(
-            "the dictionary does not say which text it was trained on (metadata.dataset_path): "
-            "name one with --dataset_path"
-        )
-    return path or EMBEDDED_DATASET_NAME
-
-
-def _rows_read(sae: SAE[Any], path: str) -> int:
-    """How many rows of a text training has read; the standard library has held-out modules."""
-    metadata = sae.cfg.metadata
-    same = path == metadata.dataset_path or (
-        Path(path).exists() and Path(path).resolve() == Path(metadata.dataset_path or "").resolve()
-    )
-    return (metadata.n_dataset_rows_read or 0) if same and path != EMBEDDED_DATASET_NAME else 0
-
-
-def check_unread(sae: SAE[Any], settings: EvaluationSettings) -> None:
-    """Refuse text that the dictionary was trained on.
+def held_out_store(
+    sae: SAE[Any], model: StackedHooks, settings: EvaluationSettings
+) -> tuple[ActivationsStore, HeldOutText]:
+    """A store over the text that training left out, read as training read it; and which text it is.
 
     Raises:
-        InputError: If ``skip_rows`` is less than training read.
+        InputError: If the text cannot be loaded or is empty, or training has read some of it.
     """
-    path, skip_rows = _text_of(sae, settings), settings.skip_rows
-    read = _rows_read(sae, path)
-    if skip_rows is not None and skip_rows < read:
+    metadata = sae.cfg.metadata
+    if metadata.hook_head_index is not None:
         raise InputError(
-            f"skip_rows={skip_rows}, and training read {read} rows of {path!r}: skip as many at "
-            "least, or name another text"
+            f"hook_head_index={metadata.hook_head_index}: the dictionary is of one head, and "
+            "evaluation is on whole hook points"
         )
+    _check_hook_points(metadata.hook_names, model)
+    reading = TextReading.of_metadata(metadata)
+    model = reading.of_model(model)
+    text, rows = held_out_text(metadata, settings, reading, model)
+    try:
+        return reading.store(model, rows, settings.batch_size_prompts), text
+    except StopIteration as error:
+        raise InputError(
+            f"dataset_path={text.path!r} has no rows after its first {text.n_skipped}: lower "
+            "skip_rows, or name a longer text"
+        ) from error
+
+
+def _check_hook_points(names: list[str] | None, model: StackedHooks) -> None:
+    """Refuse a model that is stacked at other hook points than those of training."""
+
+    def without_models(names: list[str]) -> list[str]:  # which may have moved
+        return [name.rsplit("/", 1)[-1] for name in names]
+
+    if names is not None and without_models(names) != without_models(model.hook_names):
+        raise InputError(
+            f"model: it is stacked at {model.hook_names}, and the dictionary was trained at "
+            f"{names}: stack it at these"
+        )
+
+
+def _check_data(sae: SAE[Any], data: EvaluationData) -> None:
+    """Refuse text that was drawn for another dictionary, if it will not do for this one."""
+    metadata = sae.cfg.metadata
+    if data.reading is not None:
+        check_reading(TextReading.of_metadata(metadata), data.reading)
+    if data.text is not None:
+        text, texts = data.text, texts_read(metadata)
+        if data.settings.skip_rows is None and text.path != EMBEDDED_DATASET_NAME:
+            require_known(texts, text.path, text.first_rows)
+        check_skipped(text, texts)
 
 
 @torch.no_grad()
@@ -118,7 +134,7 @@ def held_out_explained_variance(
     variance = ExplainedVariance(data.hook_scales[written])
     stacked = (-1, model.n_hooks, model.d_model)
     for tokens in data.batches:
-        x = model.gather(tokens)[data.keep(tokens)].to(sae.device, sae.dtype)
+        x = data.model.gather(tokens)[data.keep(tokens)].to(sae.device, sae.dtype)
         x_hat = sae.decode(sae.encode(x))
         variance.update(x.view(stacked)[:, written], x_hat.view(stacked)[:, written])
     return variance.compute()[1]
@@ -154,10 +170,10 @@ def evaluate_saved(
     require_writable(results, n_bytes=300_000, remedy=remedy)
     if data is None:
         data = load_evaluation_data(
-            sae, model or _model_of(sae, folder, device), settings or settings_for(folder, output)
+            sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)
         )
     else:  # drawn for another dictionary
-        check_unread(sae, data.settings)
+        _check_data(sae, data)
     evaluation = evaluate_dictionary(sae, data, folder if output is None else None)
     figures = evaluation.to_dict() | {DICTIONARY_HASH: dictionary_hash(folder)}
     with whole_folder(results, remedy=remedy) as unfinished:
@@ -189,17 +205,26 @@ def settings_for(
     return EvaluationSettings.for_model(metadata.get("model_name") or "", **fields)
 
 
-def _model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+def model_of(sae: SAE[Any], folder: str | Path, device: str) -> StackedHooks:
+    """The model that a dictionary belongs to, with its hook points stacked.
+
+    Raises:
+        InputError: If the dictionary does not say which, or it cannot be loaded.
+    """
     metadata = sae.cfg.metadata
     if metadata.hook_name is None or metadata.model_name is None:
         raise InputError(
             f"the cfg.json in {str(folder)!r} does not say which model and hook points it belongs "
-            "to (metadata.model_name, metadata.hook_name): it cannot be evaluated on a model"
+            "to (metadata.model_name, metadata.hook_name): its model cannot be loaded"
         )
-    return load_stacked_model(
+    model = load_stacked_model(
         metadata.model_name,
         metadata.hook_name,
         metadata.model_class_name,
         device,
         metadata.model_from_pretrained_kwargs,
     )
+    dtype = TextReading.of_metadata(metadata).model_dtype
+    if dtype in DTYPE_MAP and dtype != model.dtype_name:
+        model.to(DTYPE_MAP[dtype])
+    return model

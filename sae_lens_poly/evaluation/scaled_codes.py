@@ -9,9 +9,9 @@ import torch
 from sae_lens.saes.sae import SAE
 from scipy import sparse
 
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
-from sae_lens_poly.architectures.stacked_dictionary import StackedDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 
@@ -44,7 +44,7 @@ def scaled_codes(sae: SAE[Any], x: torch.Tensor, norms: torch.Tensor | None = No
     Args:
         sae: An inference dictionary.
         x: Raw activations (..., d_in), hook points end to end.
-        norms: ``latent_norms(sae)``, if at hand.
+        norms: ``latent_norms(sae)``, if it has been computed.
     """
     norms = latent_norms(sae) if norms is None else norms
     return sae.encode(x.to(sae.device, sae.dtype)).float() * norms.float()

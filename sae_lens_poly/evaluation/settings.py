@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
+from sae_lens_poly.constraints import Constraint, ListOf, Number, Text, check_fields
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.paths import check_text
 
 #: Labelled sets that come with the package; see the modules of these names.
 TOKEN_TASKS, STDLIB_PACKAGES = "tokens", "stdlib-packages"
+
+_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,29 @@ class EvaluationSettings:
         n_probe_test: Examples that it is tested on at most.
         n_pairs: Random pairs of latents that interactions are correlated with co-occurrence over.
         seed: Of all draws.
+
+    Raises:
+        InputError: If a setting is out of its range.
     """
+
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "n_batches": _COUNT,
+        "batch_size_prompts": _COUNT,
+        "n_splice_batches": _COUNT,
+        "n_coherence_tokens": _COUNT,
+        "dataset_path": Text(optional=True),
+        "skip_rows": Number(at_least=0, at_most=2**31 - 1, whole=True, optional=True),
+        "probing": ListOf(Text()),
+        "text_column": Text(),
+        "label_column": Text(),
+        "test_share": Number(above=0, below=1),
+        "max_texts_per_class": Number(at_least=2, at_most=2**31 - 1, whole=True, optional=True),
+        "probe_ks": ListOf(_COUNT),
+        "n_probe_train": _COUNT,
+        "n_probe_test": _COUNT,
+        "n_pairs": _COUNT,
+        "seed": Number(at_least=0, at_most=2**32 - 1, whole=True),
+    }
 
     n_batches: int = 8
     batch_size_prompts: int = 8
@@ -59,6 +85,9 @@ class EvaluationSettings:
     n_pairs: int = 50_000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, self.CONSTRAINTS)
+
     @classmethod
     def for_model(cls, model_name: str, **fields: Any) -> EvaluationSettings:
         """The settings for a model, with some fields given.
@@ -75,7 +104,7 @@ class EvaluationSettings:
         """Settings from plain values, as JSON and YAML have them.
 
         Raises:
-            InputError: If there is no field of a name.
+            InputError: If there is no field of a name, or a value is out of its range.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in fields:
@@ -117,7 +146,25 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probing", nargs="*", help="labelled sets: names, or files of them")
 
 
-def given_evaluation_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given."""
+def given_evaluation_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given, checked.
+
+    Raises:
+        InputError: If one is out of its range, or names a file that is not there.
+    """
     values = {name: getattr(options, name) for name in (*_FLAGS, "probing")}
-    return {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    check_evaluation_text(EvaluationSettings.from_dict(given))
+    return given
+
+
+def check_evaluation_text(settings: EvaluationSettings) -> None:
+    """Refuse settings that name a file that is not there.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if settings.dataset_path is not None:
+        check_text("dataset_path", settings.dataset_path)
+    for name in {*settings.probing} - {TOKEN_TASKS, STDLIB_PACKAGES}:
+        check_text("probing", name)

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.analysis.interactions import without_degrees
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.attached import AttachedCrosscoder
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
+from sae_lens_poly.training.text_reading import counted
 
 #: What a dictionary can put in place of activations, and what it is compared with.
 KINDS = ("clean", "causal", "linear")
@@ -117,13 +118,14 @@ class SpliceBaselines:
     """The model alone and with hook points ablated, on some batches: shared by dictionaries.
 
     Ablations are run when a dictionary first asks for a site, and kept. Of the model alone, sums
-    and tokens are kept; its logits are computed anew for every pass, on a few tokens at a time.
+    and tokens are kept; its logits are computed again for every pass, on a few tokens at a time.
 
     Args:
         model: The model with its hook points stacked.
         batches: Tokens (batch, pos) each.
         special_tokens: Ids that are neither counted nor replaced, as SAELens'
             ``get_special_token_ids`` gives them.
+        positions: Of a context, those that are counted and replaced.
 
     Raises:
         InputError: If no tokens are left to count.
@@ -140,10 +142,11 @@ class SpliceBaselines:
         model: StackedHooks,
         batches: Iterable[torch.Tensor],
         special_tokens: Iterable[int] = (),
+        positions: slice = slice(None),
     ) -> None:
         self.model = model
         self.batches = [part for tokens in batches for part in _in_parts(tokens)]
-        self._special = torch.tensor(list(special_tokens), dtype=torch.long)
+        self._special, self._positions = list(special_tokens), positions
         keeps = [self._keep(tokens) for tokens in self.batches]
         self.n_tokens = sum(int(keep[:, :-1].sum()) for keep in keeps)
         self.n_tokens_kl = sum(int(keep.sum()) for keep in keeps)
@@ -164,7 +167,7 @@ class SpliceBaselines:
         self.ce_clean, self.mean = ce / self.n_tokens, total / self.n_tokens_kl
 
     def _keep(self, tokens: torch.Tensor) -> torch.Tensor:
-        return ~torch.isin(tokens, self._special.to(tokens.device))
+        return counted(tokens, self._special, self._positions)
 
     @torch.no_grad()
     def clean_runs(self) -> Iterator[_CleanRun]:
@@ -196,7 +199,7 @@ class SpliceBaselines:
         return self.model.splice(tokens, new, at=site, return_type="both", loss_per_token=True)
 
     def figures(self, cost: _Cost, site: Site) -> SpliceFigures:
-        """Figures of what a replacement costs, against the ablations at its site."""
+        """What a replacement costs, against the ablations at its site."""
         ce, kl = cost.ce / self.n_tokens, cost.kl / self.n_tokens_kl
         zero, mean = (self._ablated[kind, site] for kind in ABLATIONS)
         return SpliceFigures(
@@ -312,7 +315,9 @@ def _checked_kinds(
 
 def _attached(model: StackedHooks, sae: Crosscoder, site: Site) -> AttachedCrosscoder:
     at = [model.hook_names[hook] for hook in site]
-    return AttachedCrosscoder(model.model, sae, at, "causal", hook_names=model.hook_names)
+    attached = AttachedCrosscoder(model.model, sae, at, "causal", hook_names=model.hook_names)
+    attached.stack = attached.stack.with_run(model.run_kwargs, model.autocast)
+    return attached
 
 
 def _reconstructions(

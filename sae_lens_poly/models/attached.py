@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformer_lens.hook_points import HookedRootModule
 
-from sae_lens_poly.architectures.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks, replace_activation
 
@@ -68,8 +68,8 @@ class AttachedCrosscoder:
         error_term: Whether what the crosscoder does not reconstruct is added, so that without
             edits the model computes what it always does.
         edits: Changes of latents, applied in turn. With clean codes, what a change at one hook
-            point does to the next is overwritten there if that is replaced, too: name hook points
-            in ``at``, or take causal codes.
+            point does to the next is overwritten there if that is replaced as well: name hook
+            points in ``at``, or take causal codes.
         hook_names: Hook points of the crosscoder, in order; None: as its metadata say.
 
     Raises:
@@ -95,7 +95,13 @@ class AttachedCrosscoder:
                 f"the crosscoder has {crosscoder.n_hooks} hook points and {len(names)} are named: "
                 "give hook_names"
             )
-        self.stack = StackedHooks(model, names)  # raises where the model lacks one
+        own = crosscoder.cfg.metadata.hook_names
+        if own is not None and names != own and set(own) <= model.hook_dict.keys():
+            raise InputError(
+                f"hook_names={names}: the crosscoder was trained at {own}, which the model has: "
+                "leave hook_names out"
+            )
+        self.stack = StackedHooks(model, names)  # raises where the model lacks one of them
         if self.stack.d_model != crosscoder.d_model:
             raise InputError(
                 f"hook points of the model are {self.stack.d_model} wide, and those of the "
@@ -136,7 +142,7 @@ class AttachedCrosscoder:
     ) -> Any:
         """The model's forward pass with reconstructions in place."""
         with self._hooks(tokens, kwargs, where=where) as hooks:
-            return self.model.run_with_hooks(tokens, *args, fwd_hooks=hooks, **kwargs)
+            return self._run(tokens, args, hooks, kwargs)
 
     def run_with_hooks(
         self,
@@ -148,26 +154,38 @@ class AttachedCrosscoder:
     ) -> Any:
         """The same with further functions on hook points; clean codes see them too."""
         with self._hooks(tokens, kwargs, fwd_hooks, where) as hooks:
+            return self._run(tokens, args, [*fwd_hooks, *hooks], kwargs)
+
+    def _run(self, tokens: Any, args: Any, hooks: Any, kwargs: dict[str, Any]) -> Any:
+        with self.stack.running():
             return self.model.run_with_hooks(
-                tokens, *args, fwd_hooks=[*fwd_hooks, *hooks], **kwargs
+                tokens, *args, fwd_hooks=hooks, **self.stack.run_kwargs | kwargs
             )
 
     def run_with_cache(
         self, tokens: Any, *args: Any, where: torch.Tensor | None = None, **kwargs: Any
     ) -> Any:
         """The same with a cache; at replaced hook points it holds what replaced them."""
-        with self._hooks(tokens, kwargs, where=where) as hooks, self.model.hooks(fwd_hooks=hooks):
-            return self.model.run_with_cache(tokens, *args, **kwargs)
+        with (
+            self._hooks(tokens, kwargs, where=where) as hooks,
+            self.model.hooks(fwd_hooks=hooks),
+            self.stack.running(),
+        ):
+            return self.model.run_with_cache(tokens, *args, **self.stack.run_kwargs | kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's ``generate``.
+        """The model's ``generate``; see :meth:`HuggingFaceModel.generate` for what that one takes.
 
         Raises:
             InputError: With clean codes, which need a run of the model alone for every token.
         """
         if self.codes == "clean":
             raise InputError("codes='clean' cannot generate: attach with codes='causal'")
-        with self._hooks(None, {}) as hooks, self.model.hooks(fwd_hooks=hooks):
+        with (
+            self._hooks(None, {}) as hooks,
+            self.model.hooks(fwd_hooks=hooks),
+            self.stack.running(),
+        ):
             return self.model.generate(*args, **kwargs)
 
     @contextmanager
@@ -189,7 +207,7 @@ class AttachedCrosscoder:
             yield [(name, run.at_hook(number)) for number, name in enumerate(self.names)]
             return
         if kwargs.get("past_kv_cache") is not None:
-            raise InputError("codes='clean' cannot go on from a past_kv_cache: take codes='causal'")
+            raise InputError("codes='clean' cannot continue a past_kv_cache: take codes='causal'")
         with self.model.hooks(fwd_hooks=list(others)):
             x = self.stack.gather(tokens, **kwargs)
         replaced = self.replacements(x)
@@ -200,7 +218,7 @@ class AttachedCrosscoder:
 
     @torch.no_grad()
     def replacements(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
-        """What stands at each replaced hook point, by its number, each (..., d_model).
+        """The new value of each replaced hook point, by its number, each (..., d_model).
 
         Args:
             x: Clean activations (..., n_hooks * d_model).
@@ -256,9 +274,11 @@ class _CausalRun:
             if number not in self.attached.at:
                 return None
             seen = torch.tensor(self.seen, dtype=crosscoder.dtype, device=crosscoder.device)
-            z = crosscoder.encode(self.x.to(crosscoder.device), seen)
-            decoded = _Decoded(crosscoder, z)
-            new = self.attached._at(number, activation.to(z), decoded)
+            # The model may run in mixed precision; the dictionary does not.
+            with torch.autocast(activation.device.type, enabled=False):
+                z = crosscoder.encode(self.x.to(crosscoder.device), seen)
+                decoded = _Decoded(crosscoder, z)
+                new = self.attached._at(number, activation.to(z), decoded)
             return replace_activation(new, activation, hook, self.where)
 
         return fn

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sae_lens.load_model import load_model
 from transformer_lens.hook_points import HookedRootModule
 
-from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME, load_embedded_model
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded.model import load_embedded_model
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.model_names import guess_model_class, split_model_names
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels, distinct_names
-
-
-def guess_model_class(model_name: str) -> str:
-    """The ``model_class_name`` for a model: local Hugging Face folders are not TransformerLens'."""
-    first = model_name.split(",")[0].strip()
-    is_folder = (Path(first) / "config.json").is_file()
-    return "AutoModelForCausalLM" if is_folder else "HookedTransformer"
 
 
 def load_stacked_model(
@@ -34,7 +28,7 @@ def load_stacked_model(
     Args:
         model_name: ``stdlib-6l`` (the embedded model), or what SAELens takes for
             ``model_class_name``: a TransformerLens name, a hub repository, a local folder. Several
-            of them, separated by commas, are stacked too (model diffing).
+            of them, separated by commas, are stacked, for model diffing.
         hook_name: Hook points, for example ``blocks.{2..9}.hook_resid_post``.
         model_class_name: ``HookedTransformer``, ``AutoModelForCausalLM`` or ``HookedMamba``;
             None: :func:`guess_model_class`.
@@ -42,7 +36,7 @@ def load_stacked_model(
     Raises:
         InputError: If the model or a hook point cannot be found.
     """
-    several = [name.strip() for name in model_name.split(",")]
+    several = split_model_names(model_name)
     if len(several) > 1:
         models = [
             load_stacked_model(

@@ -66,7 +66,7 @@ class RecordedStack(StackedHooks):
         asked = kwargs.get("names_filter")
         others = {k for k, v in kwargs.items() if v and k not in _HARMLESS_ARGUMENTS}
         plain = asked in (self.hook_name, [self.hook_name])
-        if args or others or self._in_hooks or not plain:
+        if args or others or self._in_hooks or not plain or self.run_kwargs or self.autocast:
             return super().run_with_cache(tokens, *args, **kwargs)
         whole = self._read_or_record(tokens)
         if self.places != list(range(self._recorded[0].n_hooks)):

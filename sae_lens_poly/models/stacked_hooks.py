@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
+from sae_lens.load_model import HookedProxyLM
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
+from sae_lens_poly.models.hugging_face import HuggingFaceModel
 
 #: As TransformerLens calls it: ``fn(activations, hook=hook_point)``.
 HookFunction = Callable[..., torch.Tensor | None]
@@ -49,7 +53,11 @@ class StackedHooks(HookedRootModule):
 
     def __init__(self, model: HookedRootModule, hook_name: str | list[str]) -> None:
         super().__init__()
+        if isinstance(model, HookedProxyLM):
+            model = HuggingFaceModel.of(model)
         self.model = model
+        self.run_kwargs: dict[str, Any] = {}
+        self.autocast = False
         self.hook_names = expand_hook_names(hook_name)
         self.hook_name = hook_name if isinstance(hook_name, str) else ",".join(hook_name)
         self.virtual_hook = HookPoint()
@@ -72,10 +80,21 @@ class StackedHooks(HookedRootModule):
     @property
     def n_ctx(self) -> int | None:
         """The longest context that the model reads, in tokens; None: it does not say."""
-        if hasattr(self.model, "cfg"):  # TransformerLens
-            return getattr(self.model.cfg, "n_ctx", None)
-        # Hugging Face, in SAELens' HookedProxyLM
-        return getattr(self.model.model.config, "max_position_embeddings", None)
+        if isinstance(self.model, HuggingFaceModel):
+            return self.model.n_ctx
+        return getattr(getattr(self.model, "cfg", None), "n_ctx", None)
+
+    @property
+    def d_vocab(self) -> int | None:
+        """Number of token ids that the model reads; None: it does not say."""
+        if isinstance(self.model, HuggingFaceModel):
+            return self.model.d_vocab
+        return getattr(getattr(self.model, "cfg", None), "d_vocab", None)
+
+    @property
+    def dtype_name(self) -> str:
+        """Of the model's weights, as ``bfloat16``."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     @property
     def n_hooks(self) -> int:
@@ -87,13 +106,44 @@ class StackedHooks(HookedRootModule):
         """Width of the virtual hook point."""
         return self.n_hooks * self.d_model
 
+    def check_context_size(self, context_size: int) -> None:
+        """Refuse contexts that the model cannot read.
+
+        Raises:
+            InputError: If ``context_size`` is more than the model's.
+        """
+        if self.n_ctx is not None and context_size > self.n_ctx:
+            raise InputError(
+                f"context_size={context_size} is more than the model's {self.n_ctx}: lower it"
+            )
+
+    def with_run(self, run_kwargs: dict[str, Any], autocast: bool) -> StackedHooks:
+        """The same model, which runs with these settings.
+
+        Args:
+            run_kwargs: Arguments of each run that does not give them itself.
+            autocast: Whether runs are in mixed precision, in bfloat16 as in SAELens' store.
+        """
+        if (run_kwargs, autocast) == (self.run_kwargs, self.autocast):
+            return self
+        other = copy.copy(self)
+        other.run_kwargs, other.autocast = dict(run_kwargs), autocast
+        return other
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The precision that runs are in, as a context."""
+        if not self.autocast:  # that of who calls, such as SAELens' store
+            return nullcontext()
+        return torch.autocast(_device_of(self.model).type, dtype=torch.bfloat16)
+
     def narrowed(self, hook_name: str) -> StackedHooks:
         """The same model with these hook points stacked instead."""
         return StackedHooks(self.model, hook_name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped model's forward pass."""
-        return self.model(*args, **kwargs)
+        with self.running():
+            return self.model(*args, **self.run_kwargs | kwargs)
 
     def gather(self, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Clean activations (batch, pos, d_in) of a run on tokens (batch, pos)."""
@@ -115,13 +165,14 @@ class StackedHooks(HookedRootModule):
         """
         asked = [names_filter] if isinstance(names_filter, str) else list(names_filter or [])
         others = [name for name in asked if name != self.hook_name]
-        output, cache = self.model.run_with_cache(
-            tokens,
-            *args,
-            names_filter=[*self.hook_names, *others],
-            stop_at_layer=None if others or "return_type" in kwargs else self._stop_at_layer,
-            **kwargs,
-        )
+        with self.running():
+            output, cache = self.model.run_with_cache(
+                tokens,
+                *args,
+                names_filter=[*self.hook_names, *others],
+                stop_at_layer=None if others or "return_type" in kwargs else self._stop_at_layer,
+                **self.run_kwargs | kwargs,
+            )
         stacked = torch.cat([cache[name] for name in self.hook_names], dim=-1)
         return output, {self.hook_name: stacked, **{name: cache[name] for name in others}}
 
@@ -136,7 +187,10 @@ class StackedHooks(HookedRootModule):
         real = [(name, fn) for name, fn in fwd_hooks if name != self.hook_name]
         virtual = [fn for name, fn in fwd_hooks if name == self.hook_name]
         if not virtual:
-            return self.model.run_with_hooks(tokens, *args, fwd_hooks=real, **kwargs)
+            with self.running():
+                return self.model.run_with_hooks(
+                    tokens, *args, fwd_hooks=real, **self.run_kwargs | kwargs
+                )
         with self.model.hooks(fwd_hooks=real):
             stacked = self.gather(tokens, **kwargs)
         stacked = self.apply_functions(stacked, virtual)
@@ -172,9 +226,13 @@ class StackedHooks(HookedRootModule):
             (self.hook_names[i], partial(replace_activation, slices[i]))
             for i in (range(self.n_hooks) if at is None else at)
         ]
-        return self.model.run_with_hooks(
-            tokens, *args, fwd_hooks=[*fwd_hooks, *replacements], **kwargs
-        )
+        with self.running():
+            return self.model.run_with_hooks(
+                tokens,
+                *args,
+                fwd_hooks=[*fwd_hooks, *replacements],
+                **self.run_kwargs | kwargs,
+            )
 
     @torch.no_grad()
     def _common_width(self) -> int:
@@ -203,7 +261,7 @@ class StackedHooks(HookedRootModule):
 def replace_activation(
     new: torch.Tensor, activations: torch.Tensor, hook: Any, where: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A hook function, once ``new`` is bound: what stands at a hook point becomes ``new``.
+    """A hook function, once ``new`` is bound: the activation at a hook point becomes ``new``.
 
     Args:
         new: Shape (batch, pos, d_model).

@@ -46,10 +46,11 @@ class StackedModels(StackedHooks):
         self.model_names = list(names or [f"model_{i}" for i in range(len(models))])
         if len(set(self.model_names)) != len(models):
             raise InputError(f"names={self.model_names} must be {len(models)} different names")
-        check_tokenizers(models, self.model_names)
+        check_tokenizers([model.tokenizer for model in models], self.model_names)
         self.stacks = torch.nn.ModuleList(StackedHooks(model, hook_name) for model in models)
         first: Any = self.stacks[0]
         self.model = first.model
+        self.run_kwargs, self.autocast = {}, False
         self.hook_name = first.hook_name
         self.hook_names = [
             f"{name}/{hook}"
@@ -68,6 +69,32 @@ class StackedModels(StackedHooks):
     def _stacks(self) -> list[Any]:
         return list(self.stacks)
 
+    @property
+    def n_ctx(self) -> int | None:
+        """The longest context that all models read."""
+        return min((s.n_ctx for s in self._stacks() if s.n_ctx is not None), default=None)
+
+    @property
+    def d_vocab(self) -> int | None:
+        """Number of token ids that all models read."""
+        return min((s.d_vocab for s in self._stacks() if s.d_vocab is not None), default=None)
+
+    @property
+    def dtype_name(self) -> str:
+        """Of the models' weights; of each, where they differ."""
+        return ",".join(dict.fromkeys(stack.dtype_name for stack in self._stacks()))
+
+    def with_run(self, run_kwargs: dict[str, Any], autocast: bool) -> StackedModels:
+        """The same models, which run with these settings; see :meth:`StackedHooks.with_run`."""
+        other = super().with_run(run_kwargs, autocast)
+        assert isinstance(other, StackedModels)
+        if other is not self:
+            other._modules = dict(self._modules)
+            other.stacks = torch.nn.ModuleList(
+                stack.with_run(run_kwargs, autocast) for stack in self._stacks()
+            )
+        return other
+
     def hooks_of_model(self, number: int) -> list[int]:
         """Numbers of the hook points of one model."""
         each = self.n_hooks // len(self.stacks)
@@ -75,7 +102,7 @@ class StackedModels(StackedHooks):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the models return together."""
-        return _together([stack.model(*args, **kwargs) for stack in self._stacks()])
+        return _together([stack(*args, **kwargs) for stack in self._stacks()])
 
     def run_with_cache(
         self,
@@ -142,13 +169,12 @@ class StackedModels(StackedHooks):
             )
 
 
-def check_tokenizers(models: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse models that would read the same tokens as different text.
+def check_tokenizers(tokenizers: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse tokenizers of models that would read the same tokens as different text.
 
     Raises:
         InputError: Naming the models that differ.
     """
-    tokenizers = [model.tokenizer for model in models]
     for tokenizer, name in zip(tokenizers, names, strict=True):
         if tokenizer is None:
             raise InputError(f"{name!r} has no tokenizer: models are compared on the same text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sae_lens.saes.sae import SAE
 from sae_lens.training.sae_trainer import SAETrainer
 
 from sae_lens_poly.errors import InputError
+from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.whole_files import whole_folder
 
 
@@ -23,12 +25,17 @@ class CheckpointWriter:
         trainer: The trainer, of which the plan of checkpoints is taken.
         folder: Where checkpoints go; None: nowhere but to wandb, if it is used.
         resumed_from: The checkpoint that the run goes on from, if so.
+        before_saving: Called each time; raises ``DivergedRun`` if there is nothing worth saving.
     """
 
     def __init__(
-        self, trainer: SAETrainer[Any, Any], folder: str | None, resumed_from: str | None = None
+        self,
+        trainer: SAETrainer[Any, Any],
+        folder: str | None,
+        resumed_from: str | None = None,
+        before_saving: Callable[[], None] = lambda: None,
     ) -> None:
-        self.trainer, self.folder = trainer, folder
+        self.trainer, self.folder, self.before_saving = trainer, folder, before_saving
         self.last_whole = Path(resumed_from) if resumed_from else None
         done = trainer.n_training_samples
         self._due_at = [n for n in trainer.checkpoint_thresholds if n >= done]
@@ -59,6 +66,7 @@ class CheckpointWriter:
         Raises:
             InputError: If it cannot be written. Older checkpoints are whole.
         """
+        self.before_saving()
         if self.folder is None:
             self.trainer.save_checkpoint(name)
             return None
@@ -84,6 +92,9 @@ class CheckpointWriter:
     def _try_to_save(self, name: str) -> None:
         try:
             self.save(name)
+        except DivergedRun as error:
+            last = f"; the last checkpoint is {self.last_whole}" if self.last_whole else ""
+            raise DivergedRun(f"{error}{last}") from None
         except InputError as error:
             logger.warning(f"no checkpoint at {name}, training goes on: {error}")
 

@@ -7,20 +7,11 @@ from typing import Literal
 
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.errors import InputError, first_line
+from sae_lens_poly.paths import TEXT_FILES
 from sae_lens_poly.read_files import require_json_rows, require_searchable
-
-#: What to write for ``dataset_path`` to get the source of the Python standard library.
-EMBEDDED_DATASET_NAME = "stdlib"
-
-_FILE_LOADERS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
 
 
 def is_on_hub(dataset_path: str) -> bool:
@@ -71,22 +62,41 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
         InputError: If the data set cannot be found or read.
     """
     path = Path(dataset_path)
-    if path.is_dir() and not (path / "dataset_info.json").is_file():
-        require_searchable(path, "dataset_path")
+    name = dataset_path
+    if path.is_dir():
+        name = str(path.resolve())  # "text" and "json" mean something else to datasets
+        if not (path / "dataset_info.json").is_file():
+            require_searchable(path, "dataset_path")
+    elif name in TEXT_FILES.values():
+        raise InputError(
+            f"dataset_path={name!r} is a kind of file, and there is no folder of that name: give "
+            "a file, a folder, or a data set of the hub"
+        )
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     try:
-        if path.is_file() and suffix in _FILE_LOADERS:
-            if _FILE_LOADERS[suffix] == "json":
+        if path.is_file() and suffix in TEXT_FILES:
+            if TEXT_FILES[suffix] == "json":
                 require_json_rows(path, "dataset_path")
-            return load_dataset(_FILE_LOADERS[suffix], data_files=str(path), split="train")
+            return load_dataset(TEXT_FILES[suffix], data_files=str(path), split="train")
         if (path / "dataset_info.json").is_file():
             return load_from_disk(str(path))
-        return load_dataset(dataset_path, split="train", streaming=streaming)
+        return load_dataset(name, split="train", streaming=streaming)
     except InputError:
         raise
     except Exception as error:
+        if _is_of_encoding(error):
+            raise InputError(
+                f"dataset_path={dataset_path!r} is not in UTF-8: convert it, for example with "
+                "iconv -f LATIN1 -t UTF-8"
+            ) from error
         raise InputError(
             f"dataset_path={dataset_path!r} cannot be loaded ({first_line(error)}): give "
             f"{EMBEDDED_DATASET_NAME!r}, a .jsonl, .csv, .parquet or .txt file, a folder written "
             "by datasets.save_to_disk, or a hub data set that can be reached"
         ) from error
+
+
+def _is_of_encoding(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, UnicodeDecodeError):
+        error = error.__cause__ or error.__context__
+    return error is not None

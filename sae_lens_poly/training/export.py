@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sae_lens import TrainingSAE
-from sae_lens.constants import TRAINER_STATE_FILENAME
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME, TRAINER_STATE_FILENAME
+from safetensors.torch import load_file
 
-from sae_lens_poly.dictionary_folder import check_dictionary, check_weights, require_files
-from sae_lens_poly.errors import InputError, first_line
+from sae_lens_poly.dictionary_folder import require_files
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.manifest import check_manifest
+from sae_lens_poly.read_files import require_tensors
+from sae_lens_poly.training.checkpoint_files import STORE_STATE
 from sae_lens_poly.training.checkpoint_writer import size_of
+from sae_lens_poly.training.fine_tuning import load_training_dictionary
 from sae_lens_poly.whole_files import require_writable, whole_folder
 
 
@@ -40,16 +43,11 @@ def export_checkpoint(
     checkpoint = Path(checkpoint)
     require_files(checkpoint, "give the folder of a checkpoint")
     check_manifest(checkpoint)
-    check_dictionary(checkpoint, training=True)
-    try:
-        sae = TrainingSAE.load_from_disk(checkpoint, device=device)
-    except Exception as error:
-        raise InputError(
-            f"{str(checkpoint)!r} cannot be loaded as a dictionary in training "
-            f"({first_line(error)[:200]}): give a folder that a run wrote under its "
-            "checkpoint_path, not its output_path"
-        ) from error
-    check_weights(sae, checkpoint)
+    sae = load_training_dictionary(checkpoint, device)
+    metadata, state = sae.cfg.metadata, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME
+    if metadata.texts_read is None and state.is_file():  # of SAELens' own runner
+        require_tensors(state, STORE_STATE)
+        metadata.n_dataset_rows_read = int(load_file(state)["n_dataset_processed"])
     if dense is not None:
         if not hasattr(sae.cfg, "export_dense"):
             raise InputError(

@@ -1,49 +1,51 @@
-"""Flags of ``train``: SAELens' own, with the defaults of this package beneath."""
+"""Flags of ``train``: SAELens' own, with the defaults of this package beneath.
+
+They are read and checked (:func:`read_run`) before SAELens is imported, which takes seconds; then
+they become a config (:func:`config_of`).
+"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import io
-from collections.abc import Sequence
-from typing import Any
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
-
-from sae_lens_poly.embedded.model import EMBEDDED_MODEL_NAME
+from sae_lens_poly.constraints import Constraint, Flag, read_value
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
-from sae_lens_poly.models.loading import guess_model_class
-from sae_lens_poly.registration import ARCHITECTURES
-from sae_lens_poly.training.data import EMBEDDED_DATASET_NAME
+from sae_lens_poly.model_names import guess_model_class, split_model_names
+from sae_lens_poly.training.flag_table import FlagTable, flag_table
+from sae_lens_poly.training.settings import check_run
+
+if TYPE_CHECKING:
+    from sae_lens.config import LanguageModelSAERunnerConfig
 
 #: What train takes where the user gives no flag: the embedded default.
-RUN_DEFAULTS: dict[str, str] = {
+RUN_DEFAULTS: dict[str, Any] = {
     "architecture": "poly_crosscoder",
     "model_name": EMBEDDED_MODEL_NAME,
     "dataset_path": EMBEDDED_DATASET_NAME,
     "hook_name": "blocks.{0..5}.hook_resid_post",
-    "training_tokens": "600000",
-    "train_batch_size_tokens": "1024",
-    "context_size": "256",
-    "store_batch_size_prompts": "16",
-    "n_batches_in_buffer": "128",
-    "exclude_special_tokens": "True",
-    "is_dataset_tokenized": "False",
-    "lr": "0.001",
-    "dead_feature_window": "50",
+    "training_tokens": 600_000,
+    "train_batch_size_tokens": 1024,
+    "context_size": 256,
+    "store_batch_size_prompts": 16,
+    "exclude_special_tokens": True,
+    "is_dataset_tokenized": False,
+    "d_sae": 2048,
+    "lr": 0.001,
     "output_path": "output",
-    "log_to_wandb": "False",
-    "verbose": "False",
+    "log_to_wandb": False,
+    "verbose": False,
 }
-
-#: The same for fields that only some architectures have, and for this package's alone.
-DICTIONARY_DEFAULTS: dict[str, str] = {"d_sae": "2048", "k": "32"}
 
 #: The hook point of the embedded default for architectures that take one.
 SINGLE_HOOK_NAME = "blocks.3.hook_resid_post"
+
+_ALIASES = {"sae": "architecture"}
 
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
@@ -51,74 +53,167 @@ _UNKNOWN_WIDTH = 2**20
 
 
 def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
-    """Flags to a config: SAELens' own parser, with the defaults of this command beneath.
+    """Flags to a config, with the defaults of this command beneath.
 
-    ``d_in`` and ``n_hooks`` that were not given stay provisional until the model is known; see
+    ``d_in`` that was not given stays provisional until the model is known; see
     :func:`fit_to_model`.
 
     Raises:
         InputError: If the flags cannot be read or contradict each other.
     """
-    given = _names_of(flags)
-    defaults = dict(RUN_DEFAULTS)
-    architecture = _value_of(flags, "architecture", defaults["architecture"])
-    fields: set[str] = set()
-    if architecture in ARCHITECTURES:
-        fields = {field.name for field in dataclasses.fields(ARCHITECTURES[architecture][3])}
-        defaults |= {k: v for k, v in DICTIONARY_DEFAULTS.items() if k in fields}
-    model_name = _value_of(flags, "model_name", defaults["model_name"])
-    defaults["model_class_name"] = guess_model_class(model_name)
-    if "n_hooks" not in fields:
-        defaults["hook_name"] = SINGLE_HOOK_NAME
-    n_hooks = len(expand_hook_names(_value_of(flags, "hook_name", defaults["hook_name"])))
-    n_hooks *= len(model_name.split(","))
-    defaults["d_in"] = str(n_hooks * _UNKNOWN_WIDTH)
-    if "n_hooks" in fields:
-        defaults["n_hooks"] = str(n_hooks)
-    n_tokens, batch_size = (
-        _number_of(flags, name, defaults[name])
-        for name in ("training_tokens", "train_batch_size_tokens")
+    return config_of(read_run(flags))
+
+
+def read_run(flags: Sequence[str]) -> dict[str, Any]:
+    """Read the flags of ``train``, put defaults beneath, and check all of it.
+
+    Returns:
+        Flag to value, ``architecture`` among them.
+
+    Raises:
+        InputError: Naming the first flag that is unknown, has no value or a wrong one, or stands
+            against another.
+    """
+    words, table = split_words(flags), flag_table()
+    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
+    architecture = read_value("architecture", named, table.run["architecture"])
+    known = table.of(architecture)
+    given = {}
+    for name, values in words.items():
+        if name.startswith("no") and isinstance(known.get(name[2:]), Flag) and not values:
+            name, values = name[2:], ["False"]
+        if name not in known:
+            raise InputError(_unknown(name, architecture, table))
+        given[name] = read_value(name, values, known[name])
+    settings = with_defaults(given, architecture, known)
+    check_run({**table.defaults, **settings, "several": "n_hooks" in known})
+    return settings
+
+
+def print_help(flags: Sequence[str]) -> None:
+    """Print SAELens' help of the flags for an architecture, and what ``train`` sets beneath."""
+    from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
+
+    from sae_lens_poly.registration import register
+
+    register()
+    table = flag_table()
+    words = split_words([flag for flag in flags if flag not in ("-h", "--help")])
+    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
+    architecture = read_value("architecture", named, table.run["architecture"])
+    with contextlib.suppress(SystemExit):
+        parse_sae_lens_flags(["--architecture", architecture, "--help"])
+    print("\nWhere a flag is not given, train takes:")
+    for name, value in with_defaults({}, architecture, table.of(architecture)).items():
+        if name != "d_in":  # the model's
+            print(f"  --{name} {value}")
+
+
+def split_words(flags: Sequence[str]) -> dict[str, list[str]]:
+    """The words of a command line by the flag that they stand after; the last of its name counts.
+
+    Raises:
+        InputError: If a word stands after no flag.
+    """
+    words: dict[str, list[str]] = {}
+    values: list[str] | None = None
+    for word in flags:
+        if word.startswith("-") and not _is_number(word):
+            name, with_value, value = word[1:].removeprefix("-").partition("=")
+            if not name or name.startswith("-") or (word[1] != "-" and len(name) > 1):
+                raise InputError(f"{word[:80]!r} is not a flag: write --name value")
+            name = _ALIASES.get(name, name)
+            words.pop(name, None)  # so that the order is that of the last
+            words[name] = [value] if with_value else []
+            values = None if with_value else words[name]
+        elif values is None:
+            raise InputError(f"{word[:80]!r} stands after no flag: write --name value")
+        else:
+            values.append(word)
+    return words
+
+
+def with_defaults(
+    given: Mapping[str, Any], architecture: str, known: Mapping[str, Constraint]
+) -> dict[str, Any]:
+    """Settings that were given and, for the others, the defaults of ``train``.
+
+    The schedule fits the length of the run, and makes room for the part of it that is given:
+    a twentieth of the steps warms up, a quarter decays.
+
+    Args:
+        given: Flag to value.
+        architecture: Of the dictionary that is trained.
+        known: The flags that it takes.
+    """
+    settings = {"architecture": architecture, **RUN_DEFAULTS}
+    if "n_hooks" not in known:
+        settings["hook_name"] = SINGLE_HOOK_NAME
+    settings |= given
+    model_name = settings["model_name"]
+    n_hooks = len(expand_hook_names(settings["hook_name"])) * len(split_model_names(model_name))
+    n_steps = settings["training_tokens"] // settings["train_batch_size_tokens"]
+    warm_up, decay = given.get("lr_warm_up_steps", 0), given.get("lr_decay_steps", 0)
+    # A cosine that ends at 0 has nothing left to decay.
+    anneals_to_0 = settings.get("lr_scheduler_name", "constant") != "constant"
+    anneals_to_0 &= settings.get("lr_end") == 0
+    beneath = {
+        "model_class_name": guess_model_class(model_name),
+        "d_in": n_hooks * _UNKNOWN_WIDTH,
+        "lr_warm_up_steps": max(0, min(n_steps // 20, (n_steps - decay) // 2)),
+        "lr_decay_steps": 0
+        if anneals_to_0
+        else max(0, min(n_steps // 4, (n_steps - warm_up) // 2)),
+        # SAELens' 1000 steps are more than a short run has.
+        "dead_feature_window": min(1000, max(50, n_steps // 12)),
+        # A buffer of two batches at least, so that half of it can be mixed.
+        "n_batches_in_buffer": max(
+            128, -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
+        ),
+    }
+    if "n_hooks" in known:
+        beneath["n_hooks"] = n_hooks
+    if "k" in known:
+        beneath["k"] = min(32, settings["d_sae"])
+    if given.get("n_hooks", n_hooks) != n_hooks:
+        raise InputError(
+            f"n_hooks={given['n_hooks']}, but hook_name={settings['hook_name']!r} names "
+            f"{n_hooks} hook points with model_name={model_name!r}: leave n_hooks out"
+        )
+    return {**beneath, **settings}
+
+
+def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
+    """What :func:`read_run` read, as SAELens' config.
+
+    Raises:
+        InputError: If SAELens or the dictionary's config refuses it.
+    """
+    from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
+    from sae_lens.registry import get_sae_training_class
+
+    from sae_lens_poly.registration import register
+
+    register()
+    of_run, of_log = (
+        {field.name for field in dataclasses.fields(part)}
+        for part in (LanguageModelSAERunnerConfig, LoggingConfig)
     )
-    n_steps = n_tokens // batch_size
-    defaults["lr_warm_up_steps"] = str(n_steps // 20)
-    defaults["lr_decay_steps"] = str(n_steps // 4)
-    # SAELens starts the decay at lr_end, by default a tenth of lr: an abrupt drop.
-    defaults["lr_end"] = _value_of(flags, "lr", defaults["lr"])
-    beneath = [f"--{name}={value}" for name, value in defaults.items() if name not in given]
-    printed = io.StringIO()
+    run: dict[str, Any] = {}
+    log: dict[str, Any] = {}
+    sae: dict[str, Any] = {}
+    for name, value in settings.items():
+        part = run if name in of_run else log if name in of_log else sae
+        part[name.removeprefix("sae.")] = value
+    config_class = get_sae_training_class(sae.pop("architecture"))[1]
     try:
-        with contextlib.redirect_stderr(printed):
-            return parse_sae_lens_flags([*beneath, *flags])
+        return LanguageModelSAERunnerConfig(
+            sae=config_class(**sae), logger=LoggingConfig(**log), **run
+        )
     except InputError:
         raise
-    except (argparse.ArgumentError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
-    except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        # The parser prints all of its usage, and in the last line what is wrong.
-        said = printed.getvalue().strip().splitlines()[-1]
-        raise InputError(f"{said.split('error: ')[-1]}; train --help lists the flags") from error
-
-
-def _names_of(flags: Sequence[str]) -> set[str]:
-    return {flag[2:].split("=")[0].split(".")[-1] for flag in flags if flag.startswith("--")}
-
-
-def _value_of(flags: Sequence[str], name: str, default: str) -> str:
-    for i, flag in enumerate(flags):
-        if flag == f"--{name}" and i + 1 < len(flags):
-            default = flags[i + 1]
-        elif flag.startswith(f"--{name}="):
-            default = flag.split("=", 1)[1]
-    return default
-
-
-def _number_of(flags: Sequence[str], name: str, default: str) -> int:
-    value = _value_of(flags, name, default)
-    if not value.isdecimal() or int(value) < 1:
-        raise InputError(f"{name}={value} is not a positive whole number")
-    return int(value)
 
 
 def fit_to_model(
@@ -128,3 +223,23 @@ def fit_to_model(
     if cfg.sae.d_in % _UNKNOWN_WIDTH == 0:
         cfg.sae = dataclasses.replace(cfg.sae, d_in=d_in)
     return cfg
+
+
+def _unknown(name: str, architecture: str, table: FlagTable) -> str:
+    others = [other for other, flags in table.dictionaries.items() if name in flags]
+    if others:
+        return f"--{name} is no flag of architecture={architecture!r}: {', '.join(others)} have it"
+    known = table.of(architecture)
+    last = name.rpartition(".")[2]
+    near = [flag for flag in known if (name and flag.startswith(name)) or flag == last]
+    near = near or difflib.get_close_matches(name[:80], known, n=1)
+    hint = f"did you mean --{near[0]}?" if near else "train --help lists the flags"
+    return f"--{name[:80]} is not a flag of train: {hint}"
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

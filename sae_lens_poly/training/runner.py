@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import math
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jinja2 import TemplateError
 from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training._interruption import InterruptedException
-from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
+from sae_lens.training.prefetch import PrefetchingIterator
 from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.artifact_names import check_artifact_name
+from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.checkpoint_files import check_against, find_checkpoint
 from sae_lens_poly.training.checkpoint_writer import CheckpointWriter, size_of
-from sae_lens_poly.training.checkpoints import check_checkpoint
-from sae_lens_poly.training.data import is_on_hub, load_text
+from sae_lens_poly.training.checkpoints import (
+    check_checkpoint,
+    check_model,
+    is_prolonged,
+    prolong,
+)
+from sae_lens_poly.training.fine_tuning import check_given, load_training_dictionary
+from sae_lens_poly.training.finite_loss import LossWatch
+from sae_lens_poly.training.schedule import plan_again
+from sae_lens_poly.training.settings import check_runner_config
+from sae_lens_poly.training.texts_read import texts_read
+from sae_lens_poly.training.training_text import TrainingText
 from sae_lens_poly.whole_files import require_writable, whole_folder
+
+# What SAELens' store, a tokenizer or a chat template raise for a row that they cannot take.
+_ERRORS_OF_TEXT = (ValueError, TypeError, KeyError, IndexError, TemplateError)
 
 
 class StoppedRun(InterruptedException):
@@ -40,6 +55,10 @@ class StoppedRun(InterruptedException):
 
     def __reduce__(self) -> tuple[Any, ...]:  # for its way out of a worker process
         return StoppedRun, (self.checkpoint,)
+
+
+class UnreadableText(InputError):
+    """Text that turned out to be unreadable in the middle of a run."""
 
 
 class TrainingRunner(LanguageModelSAETrainingRunner):
@@ -72,6 +91,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         override_model: StackedHooks | None = None,
         override_sae: TrainingSAE[Any] | None = None,
     ) -> None:
+        overridden = {"model_name"} if override_model is not None else set()
+        overridden |= {"dataset_path"} if override_dataset is not None else set()
+        check_runner_config(cfg, overridden)
         model = override_model or load_stacked_model(
             cfg.model_name,
             cfg.hook_name,
@@ -80,52 +102,98 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             cfg.model_from_pretrained_kwargs,
         )
         check_stack(cfg, model)
-        _make_numbers_plain(cfg)
-        _make_numbers_plain(cfg.sae)
-        if cfg.resume_from_checkpoint is not None:
-            given = Path(cfg.resume_from_checkpoint)
-            found = find_checkpoint(given, partial(check_checkpoint, cfg=cfg))
-            cfg.resume_from_checkpoint = str(found)
-        own_text = override_dataset is None and not cfg.use_cached_activations
-        if own_text:
-            override_dataset = load_text(cfg.dataset_path, "train", cfg.streaming)
+        text = TrainingText.of_run(cfg, model, override_dataset)
+        self._text = text
+        self._resume(cfg, model)
+        if cfg.from_pretrained_path is not None and override_sae is None:
+            override_sae = load_training_dictionary(cfg.from_pretrained_path, cfg.device)
+        if override_sae is not None:
+            check_given(override_sae, cfg, model.hook_names)
+            if cfg.resume_from_checkpoint is None:
+                text.earlier = texts_read(override_sae.cfg.metadata)
         try:
-            super().__init__(cfg, override_dataset, model, override_sae)
-        except StopIteration as error:
-            raise InputError(f"dataset_path={cfg.dataset_path!r} has no rows") from error
-        if own_text and is_on_hub(cfg.dataset_path) and self.activations_store.is_dataset_tokenized:
-            # SAELens checks this itself only where it loads the data set, by its name.
-            validate_pretokenized_dataset_tokenizer(cfg.dataset_path, model.tokenizer)
+            super().__init__(cfg, text.dataset, model, override_sae)
+        except (ValueError, FileNotFoundError, StopIteration) as error:
+            if isinstance(error, InputError) or not cfg.use_cached_activations:
+                raise
+            raise InputError(
+                f"cached_activations_path={cfg.cached_activations_path!r} cannot be used "
+                f"({first_line(error)[:200]}): give what SAELens' CacheActivationsRunner wrote for "
+                "these hook points and this context_size"
+            ) from error
         for field in ("output_path", "checkpoint_path"):
             if (folder := getattr(cfg, field)) is not None:
                 remedy = f"free some space, or set another {field}"
                 require_writable(folder, size_of(self.sae), remedy)
+        self._set_sae_metadata()
+        if cfg.logger.log_to_wandb:
+            check_artifact_name(self.sae.get_name())
         if cfg.resume_from_checkpoint is not None:
             fresh = SAETrainer(cfg.to_sae_trainer_config(), self.sae, iter(()))
             check_against(Path(cfg.resume_from_checkpoint), fresh)
+            # SAELens skips what was read after a prefetching thread has begun to read.
+            self.activations_store.load_from_checkpoint(cfg.resume_from_checkpoint)
+
+    def _resume(self, cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
+        """Find the checkpoint to go on from, and refuse one of another run."""
+        self._is_prolonged = False
+        if cfg.resume_from_checkpoint is None:
+            return
+        given = Path(cfg.resume_from_checkpoint)
+        found = find_checkpoint(given, partial(check_checkpoint, cfg=cfg))
+        check_model(found, model.hook_names, model.dtype_name)
+        self._text.resume(found)
+        self._is_prolonged = is_prolonged(found, cfg)
+        if self._is_prolonged:
+            prolong(found, cfg)
+        cfg.resume_from_checkpoint = str(found)
 
     def _set_sae_metadata(self) -> None:
         super()._set_sae_metadata()
         assert isinstance(self.model, StackedHooks)
-        self.sae.cfg.metadata.hook_names = self.model.hook_names
+        metadata = self.sae.cfg.metadata
+        metadata.hook_names = self.model.hook_names
+        self._text.reading.write_to(metadata)
+        self._text.record(metadata)
 
     def run_trainer_with_interruption_handling(
         self, trainer: SAETrainer[TrainingSAE[Any], Any]
     ) -> TrainingSAE[Any]:
         cfg = self.cfg
-        writer = CheckpointWriter(trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint)
+        if self._is_prolonged:
+            plan_again(trainer)
+        watch = LossWatch(trainer)
+
+        def before_saving() -> None:
+            watch.check_weights()
+            self._text.record(self.sae.cfg.metadata)
+
+        writer = CheckpointWriter(
+            trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint, before_saving
+        )
         self.checkpoints = writer
-        boundary = StepBoundary(trainer, cfg, writer)
+        boundary = StepBoundary(trainer, cfg, writer, watch)
         trainer.data_provider = boundary
         evaluate = self.evaluator
         # SAELens' evaluator pauses the prefetching thread of the provider that it is handed.
         trainer.evaluator = lambda sae, _, scaler: evaluate(sae, boundary.batches, scaler)
         try:
-            sae = trainer.fit()
+            with watch.watching(self.sae):
+                sae = trainer.fit()
+            boundary.stop_reading()
             writer.finish()
             return sae
         except InterruptedException:
+            boundary.stop_reading()
             raise StoppedRun(writer.save(str(trainer.n_training_samples))) from None
+        except UnreadableText as error:
+            if not trainer.n_training_steps or cfg.checkpoint_path is None:
+                raise
+            checkpoint = writer.save(str(trainer.n_training_samples))
+            raise UnreadableText(
+                f"{error}. The state is saved: to go on, give the same flags and "
+                f"--resume_from_checkpoint {checkpoint}"
+            ) from error
         finally:
             boundary.close()
 
@@ -135,8 +203,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         output_path: str,
         log_feature_sparsity: torch.Tensor | None = None,
     ) -> None:
-        # Evaluation on a data set without a split of its own starts after these rows.
-        sae.cfg.metadata.n_dataset_rows_read = self.activations_store.n_dataset_processed
+        self.checkpoints.before_saving()
         try:
             with whole_folder(output_path, manifest=True, n_bytes=size_of(sae)) as folder:
                 super().save_final_sae(sae, str(folder), log_feature_sparsity)
@@ -156,10 +223,12 @@ class StepBoundary(Iterator[torch.Tensor]):
         trainer: SAETrainer[Any, Any],
         cfg: LanguageModelSAERunnerConfig[Any],
         writer: CheckpointWriter,
+        watch: LossWatch,
     ) -> None:
         self.batches = trainer.data_provider
-        self.trainer, self.writer = trainer, writer
+        self.trainer, self.writer, self.watch = trainer, writer, watch
         self.signalled = False
+        self.first_step, self.dataset_path = trainer.n_training_steps, cfg.dataset_path
         batch_size = cfg.train_batch_size_tokens
         self.progress = tqdm(
             # whole batches: the last one goes past training_tokens
@@ -170,6 +239,9 @@ class StepBoundary(Iterator[torch.Tensor]):
             desc="training",
             leave=True,
         )
+        # SAELens' trainer makes a bar of its own before it asks for a batch: this one shows more.
+        self.no_second_bar = ExitStack()
+        self.no_second_bar.enter_context(redirect_stderr(io.StringIO()))
         self.previous_handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -179,14 +251,29 @@ class StepBoundary(Iterator[torch.Tensor]):
         self.signalled = True
 
     def __next__(self) -> torch.Tensor:
+        self.no_second_bar.close()
         self.progress.update(self.trainer.n_training_samples - self.progress.n)
+        if self.trainer.n_training_steps == self.first_step + 1:
+            self.watch.check_scales()
         self.writer.save_if_due()
         if self.signalled and not self.writer.is_between_windows:
             raise InterruptedException
-        return next(self.batches)
+        try:
+            return next(self.batches)
+        except _ERRORS_OF_TEXT as error:
+            said = first_line(error)[:400]
+            if not isinstance(error, InputError):
+                said = f"dataset_path={self.dataset_path!r} cannot be read any further ({said})"
+            raise UnreadableText(said) from error
+
+    def stop_reading(self) -> None:
+        """Take no more text: what a prefetching thread goes on to read would not be recorded."""
+        if isinstance(self.batches, PrefetchingIterator):
+            self.batches.close()
 
     def close(self) -> None:
         """End the progress bar and give the signals back."""
+        self.no_second_bar.close()
         self.progress.update(self.trainer.n_training_samples - self.progress.n)
         self.progress.close()
         for number, handler in self.previous_handlers.items():
@@ -194,11 +281,12 @@ class StepBoundary(Iterator[torch.Tensor]):
 
 
 def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
-    """Refuse a config whose widths are not those of the model's hook points.
+    """Refuse a config that cannot work with a model; see :func:`check_runner_config`.
 
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
+    check_runner_config(cfg, ("model_name", "dataset_path"))
     n_hooks = getattr(cfg.sae, "n_hooks", None)
     if n_hooks is not None and n_hooks != model.n_hooks:
         raise InputError(
@@ -210,29 +298,9 @@ def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> 
             f"d_in={cfg.sae.d_in}, but {model.n_hooks} hook points of width {model.d_model} make "
             f"{model.d_in}: set d_in={model.d_in}"
         )
-    if not cfg.use_cached_activations:
-        buffer = cfg.n_batches_in_buffer * cfg.context_size
-        if buffer < cfg.train_batch_size_tokens:
-            raise InputError(
-                f"train_batch_size_tokens={cfg.train_batch_size_tokens} is more than the buffer "
-                f"holds, n_batches_in_buffer * context_size = {buffer}: raise n_batches_in_buffer"
-            )
-    n_ctx = getattr(getattr(model, "cfg", None), "n_ctx", None)
-    if n_ctx is not None and cfg.context_size > n_ctx:
+    if cfg.hook_head_index is not None:
         raise InputError(
-            f"context_size={cfg.context_size} is more than the model's {n_ctx}: lower it"
+            f"hook_head_index={cfg.hook_head_index}: hook points are trained on as a whole: leave "
+            "it out, or train with SAELens' own runner and model"
         )
-    if cfg.training_tokens < cfg.train_batch_size_tokens:
-        raise InputError(
-            f"training_tokens={cfg.training_tokens} is less than one batch, "
-            f"train_batch_size_tokens={cfg.train_batch_size_tokens}: raise the one or lower the "
-            "other"
-        )
-
-
-def _make_numbers_plain(cfg: Any) -> None:
-    """Python's numbers for numpy's, which torch refuses to read back from a checkpoint."""
-    for field in dataclasses.fields(cfg):
-        value = getattr(cfg, field.name)
-        if isinstance(value, np.generic):
-            setattr(cfg, field.name, value.item())
+    model.check_context_size(cfg.context_size)

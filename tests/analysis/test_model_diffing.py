@@ -16,7 +16,7 @@ from sae_lens_poly.analysis.model_diffing import (
     latent_table,
     relative_decoder_norm,
 )
-from sae_lens_poly.architectures.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
 from sae_lens_poly.embedded.corpus import stdlib_modules
 from sae_lens_poly.models.stacked_models import StackedModels
 from tests.architectures.dictionaries import activations, randomise, training_dictionary
@@ -29,6 +29,25 @@ def test_relative_decoder_norm():
     b = torch.tensor([0.0, 1.0, 2.0, 1.0])
     expected = torch.tensor([0.0, 1.0, 0.5, 1 / 6])
     torch.testing.assert_close(relative_decoder_norm(a, b), expected)
+
+
+def test_kinds_have_their_cuts():
+    """Latent j writes a length of 1 at the one model, and of 1 - d or so at the other."""
+    expected = {0.09: "a only", 0.11: "between", 0.39: "between", 0.41: "shared"}
+    expected |= {0.59: "shared", 0.61: "between", 0.89: "between", 0.91: "b only"}
+    sae = training_dictionary("linear", d_sae=len(expected) + 1, k=1).to_inference()
+    with torch.no_grad():
+        sae.W_dec.zero_()
+        for j, relative in enumerate(expected):
+            shorter = 1 - abs(2 * relative - 1)
+            lengths = (1.0, shorter) if relative < 0.5 else (shorter, 1.0)
+            for hook, length in enumerate(lengths):
+                sae.per_hook(sae.W_dec)[j, hook, j % 8] = length
+    table = latent_table(sae)
+    assert list(table["kind"]) == [*expected.values(), "unused"]
+    np.testing.assert_allclose(table["relative_norm"][:-1], list(expected), atol=1e-6)
+    np.testing.assert_allclose(table["cosine"][:-1], 1.0, rtol=1e-6)
+    assert list(table.columns) == ["norm_a", "norm_b", "relative_norm", "cosine", "kind"]
 
 
 @torch.no_grad()
@@ -96,8 +115,16 @@ def test_planted_latents_of_one_source_and_of_both():
     scaling.update(x)
     table = latent_table(sae, scaling=scaling)
     assert list(table["kind"]) == ["a only"] * 2 + ["b only"] + ["shared"] * 3
-    np.testing.assert_allclose(table["beta_error_a"], [1, 1, 0, 1, 1, 1], atol=1e-6)
-    np.testing.assert_allclose(table["nu_error"][3:], [1, 1, 1], rtol=1e-6)
+    beta = scaling.compute()
+    for column, source in (("a", 0), ("b", 1)):
+        expected = [1, 1, 0, 1, 1, 1] if column == "a" else [0, 0, 1, 1, 1, 1]
+        np.testing.assert_allclose(table[f"beta_error_{column}"], expected, atol=1e-6)
+        for name in ("error", "reconstruction"):
+            np.testing.assert_allclose(table[f"beta_{name}_{column}"], beta[name][:, source])
+    for name in ("error", "reconstruction"):
+        ratio = table[f"beta_{name}_a"] / table[f"beta_{name}_b"]
+        np.testing.assert_allclose(table[f"nu_{name}"], ratio)
+    assert table["active"].all()
     np.testing.assert_allclose(table["cosine"][3:], [1, 1, 1], rtol=1e-6)
 
 
@@ -150,6 +177,7 @@ def windows(model, modules, encoding="rot13", n=1000, length=128):
     return torch.stack([tokens[start : start + length] for start in starts.tolist()])
 
 
+@pytest.mark.slow
 def test_the_embedded_model_against_a_fine_tuned_copy(embedded_model, tuned, capsys):
     tuned_model, new_text = tuned
     stack = StackedModels([embedded_model, tuned_model], "blocks.4.hook_resid_post")

@@ -6,15 +6,16 @@ Differentiable in the dictionary's own weights, so that gradients can be compare
 import torch
 from sae_lens.saes.jumprelu_sae import JumpReLU, Step
 
-from sae_lens_poly.architectures.interaction_terms import CodeInteractions, InteractionTerms
+from sae_lens_poly.architectures.decoders.interactions import CodeInteractions, Interactions
 
 DEGREE_SUM = {2: 3, 3: 15}
 
 
-def dense_tensor(form, factors, dense):
+def dense_tensor(form, weights, rows, cfg):
     """W (L, d, F): as it is, or put together from the factors by the formula of its form."""
     if form == "dense":
-        return dense
+        return rows.view(len(rows), cfg.n_hooks, -1).permute(1, 2, 0)
+    factors = weights.forms[0] if cfg.structure != "acausal" else weights
     A, B, C = factors.activation, factors.latent, factors.hook
     L, d = C.shape[0], A.shape[0]
     gain = L * d / torch.tensor(factors.ranks).double().prod().sqrt()
@@ -53,13 +54,8 @@ class Reference:
         self.sae, cfg = sae, sae.cfg
         self.L, self.d, self.F = cfg.n_hooks, cfg.d_in // cfg.n_hooks, cfg.d_sae
         self.reads, self.writes = sets_of(cfg)
-        own = dict(sae.named_parameters())
-        dense_enc = own["W_enc"].view(self.L, self.d, self.F) if "W_enc" in own else None
-        dense_dec = own["W_dec"].view(self.F, self.L, self.d) if "W_dec" in own else None
-        if dense_dec is not None:
-            dense_dec = dense_dec.permute(1, 2, 0)
-        enc = dense_tensor(cfg.encoder_weights, sae.encoder_factors, dense_enc)
-        dec = dense_tensor(cfg.decoder_weights, sae.decoder_factors, dense_dec)
+        enc = dense_tensor(cfg.encoder_weights, sae.encoder_weights, sae.W_enc.T, cfg)
+        dec = dense_tensor(cfg.decoder_weights, sae.decoder_weights, sae.W_dec, cfg)
         self.W_enc = enc * self.reads.T[:, None, :]
         self.W_dec = dec * self.writes.T[:, None, :]
         self.b_dec = sae.b_dec.view(self.L, self.d)
@@ -120,7 +116,7 @@ class Reference:
             return out
         at = slice(hook * self.d, (hook + 1) * self.d)
         limit = terms.code_limit
-        if isinstance(terms, InteractionTerms):
+        if isinstance(terms, Interactions):
             V = terms.projection.V
             if isinstance(terms, CodeInteractions):
                 Q = terms.code_scale[:, None] * V

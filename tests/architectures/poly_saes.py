@@ -1,5 +1,6 @@
 """Small polynomial SAEs of every architecture for the tests of this folder."""
 
+import pytest
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
@@ -19,19 +20,22 @@ ARCHITECTURES = {
 FORMS = {
     "reconstruction": {},
     "codes": {"projection": "codes"},
-    "shared_u": {"projection": "shared_u"},
+    "shared_u": {},
     "powers": {"decoder": "powers"},
     "no self-terms": {"projection": "codes", "self_terms": False},
     "no self-terms P": {"projection": "reconstruction", "self_terms": False},
     "order 2": {"degree": 2},
     "order 1": {"degree": 1},
     "official": {
-        "projection": "shared_u",
         "init": "official",
         "retraction": "uncompensated",
         "code_limit": None,
     },
 }
+
+#: Forms that have architectures of their own, and what these are derived from.
+PUBLISHED = ("shared_u", "official")
+PUBLISHED_ARCHITECTURES = ("poly_topk", "poly_batchtopk", "poly_matryoshka_batchtopk")
 
 
 def poly_sae(architecture="poly_topk", form="reconstruction", seed=0, **changes):
@@ -46,6 +50,10 @@ def poly_sae(architecture="poly_topk", form="reconstruction", seed=0, **changes)
         **FORMS[form],
         **changes,
     }
+    if form in PUBLISHED:
+        if architecture not in PUBLISHED_ARCHITECTURES:
+            pytest.skip("the published form has TopK, BatchTopK and Matryoshka BatchTopK")
+        fields["architecture"] = architecture.replace("poly_", "polysae_")
     torch.manual_seed(seed)
     return TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
 
@@ -84,3 +92,9 @@ def randomise(sae, size=0.3):
             p.add_(size * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))
         sae.retract_()
     return sae
+
+
+def orthonormality_error(projection):
+    """Largest entry of |V^T V - I|."""
+    V = projection.V
+    return (V.T @ V - torch.eye(V.shape[1], dtype=V.dtype)).abs().max()

@@ -5,9 +5,9 @@ import torch
 from sae_lens import SAE, TrainingSAE
 
 from sae_lens_poly import InputError, TrainingCrosscoderConfig, describe_weights, export_checkpoint
-from sae_lens_poly.architectures.factored_weights import rank_limits
-from sae_lens_poly.architectures.geometric_median import geometric_median
-from sae_lens_poly.architectures.hook_structure import make_structure
+from sae_lens_poly.architectures.crosscoders.hook_structure import make_structure
+from sae_lens_poly.architectures.kernels.geometric_median import geometric_median
+from sae_lens_poly.architectures.weights.factored import rank_limits
 from tests.architectures.dictionaries import (
     D_MODEL,
     D_SAE,
@@ -82,14 +82,22 @@ def test_a_transcoder_starts_with_norms_at_what_it_reads_and_writes():
     assert sae.W_enc_per_hook[1:].abs().max() == sae.W_dec_per_hook[:, 0].abs().max() == 0
 
 
-def test_dense_zeros_of_a_structure_stay_zero():
-    sae = train(training_dictionary("interactions", structure="weakly_causal"))
-    reads, writes = (
-        sae.structure.read_mask(sae.b_dec) == 0,
-        sae.structure.write_mask(sae.b_dec) == 0,
-    )
-    assert sae.W_enc_per_hook.permute(2, 0, 1)[reads].abs().max() == 0
-    assert sae.W_dec_per_hook[writes].abs().max() == 0
+def test_a_structure_stores_its_blocks_and_no_more():
+    sae = training_dictionary("interactions", structure="weakly_causal")
+    stored = [
+        sum(p.numel() for p in w.parameters()) for w in (sae.encoder_weights, sae.decoder_weights)
+    ]
+    sizes = [len(range(D_SAE)[group.latents]) for group in sae.structure.groups]
+    assert stored[0] == D_SAE * D_MODEL
+    assert stored[1] == sum(n * (N_HOOKS - hook) * D_MODEL for hook, n in enumerate(sizes))
+    train(sae)
+    for hook, group in enumerate(sae.structure.groups):
+        assert (
+            sae.W_enc_per_hook[:, :, group.latents].abs().sum(dim=(1, 2)).nonzero().item() == hook
+        )
+        assert (sae.W_dec_per_hook[group.latents].abs().sum(dim=(0, 2)) != 0).tolist() == [
+            other >= hook for other in range(N_HOOKS)
+        ]
 
 
 def test_k_is_annealed_and_goes_on_after_a_resume(tmp_path):
@@ -197,7 +205,7 @@ def test_structures():
     assert sets("free", "0; 0..1", "2") == [((0,), (2,)), ((0, 1), (2,))]
     assert sets("free", None, "all;1") == [(everything, everything), (everything, (1,))]
     structure = make_structure("weakly_causal", None, None, 3, 13)
-    assert structure.sizes == [4, 4, 5]
+    assert [group.stop - group.start for group in structure.groups] == [4, 4, 5]
     assert structure.written == everything
 
 
@@ -214,6 +222,14 @@ def test_structures():
         ({"matryoshka_widths": [8], "structure": "weakly_causal"}, "structure='weakly_causal'"),
         ({"structure": "causal"}, "structure='causal'"),
         ({"reads": "0"}, "structure='free'"),
+        ({"structure": "free"}, "reads=None"),
+        ({"k": float("nan")}, "k=nan"),
+        ({"k": float("inf")}, "k=inf"),
+        ({"aux_loss_coefficient": float("nan")}, "aux_loss_coefficient=nan"),
+        ({"l1_coefficient": float("nan")}, "l1_coefficient=nan"),
+        ({"decoder_init_norm": float("inf")}, "decoder_init_norm=inf"),
+        ({"dtype": "float16"}, "float16"),
+        ({"encoder_score": "cosin"}, "encoder_score='cosin'"),
         ({"structure": "free", "reads": "0..3"}, "reads='0..3'"),
         ({"structure": "free", "reads": "x"}, "reads='x'"),
         ({"structure": "free", "reads": "0;1", "writes": "0;1;2"}, "2 sets"),
@@ -230,7 +246,7 @@ def test_structures():
         ({"k_aux": 0}, "k_aux=0"),
         ({"decoder_init_norm": 0.0}, "decoder_init_norm=0.0"),
         ({"sparsifier": "jumprelu", "jumprelu_bandwidth": 0.0}, "jumprelu_bandwidth=0.0"),
-        ({"threshold_lr": 5.0}, "threshold_lr=5.0"),
+        ({"topk_threshold_lr": 5.0}, "topk_threshold_lr=5.0"),
         ({"aux_loss_coefficient": -1.0}, "aux_loss_coefficient=-1.0"),
         ({"b_dec_init": "median"}, "b_dec_init='median'"),
         ({"init_norm_over": "layer"}, "init_norm_over='layer'"),
@@ -243,19 +259,13 @@ def test_what_cannot_work_is_refused(fields, named):
         training_dictionary("linear", **fields)
 
 
-def test_shared_u_is_refused_where_the_linear_term_is_factored():
-    for fields in (CP, {"structure": "weakly_causal"}, {"encoder_init": "independent"}):
-        with pytest.raises(InputError, match="shared_u"):
-            training_dictionary("interactions", projection="shared_u", **fields)
-
-
 @pytest.mark.parametrize("dense", [None, True])
 def test_a_checkpoint_is_exported_as_the_end_of_a_run_is(dense, tmp_path):
     sae = train(training_dictionary("interactions", **RING))
     sae.save_model(tmp_path / "checkpoint")
     export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported", dense=dense)
     loaded = SAE.load_from_disk(tmp_path / "exported")
-    assert (loaded.decoder_factors is None) == bool(dense)
+    assert (loaded.cfg.decoder_weights == "dense") == bool(dense)
     x = activations(50)
     torch.testing.assert_close(loaded(x), sae.to_inference()(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match=r"cfg\.json"):

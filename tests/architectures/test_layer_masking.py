@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lens_poly import InputError
-from sae_lens_poly.architectures.layer_masking import LayerMasking
+from sae_lens_poly.architectures.crosscoders.layer_masking import LayerMasking
 from tests.architectures.dictionaries import (
     D_SAE,
     N_HOOKS,
@@ -48,7 +48,7 @@ def test_hidden_is_zero_for_the_encoder_and_clean_in_the_target(subtract):
     output = sae.training_forward_pass(step_input(x, step=4))
     seen = sae.masking.draw(64, 4, x)
     replaced = sae.per_hook(x).clone()
-    unseen = sae.per_hook(sae.b_dec / sae.hook_scales.per_dimension()) if subtract else 0.0
+    unseen = sae.per_hook(sae.hook_scales.denormalise(sae.b_dec)) if subtract else 0.0
     replaced = torch.where(seen[..., None] == 1, replaced, unseen).flatten(1)
     torch.testing.assert_close(
         output.feature_acts.to_dense(), sae.encode(replaced), rtol=1e-3, atol=1e-4
@@ -67,7 +67,7 @@ def test_not_masked_at_evaluation():
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"mask_p": 1.0}, "mask_p=1.0"),
+        ({"mask_p": 1.0}, "mask_p=1"),
         ({"mask_p": -0.1}, "mask_p=-0.1"),
         ({"mask_p": 0.1, "mask_mode": "layers"}, "mask_mode='layers'"),
         ({"mask_p": 0.1, "n_hooks": 1}, "n_hooks=1"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_lens_poly.architectures.projection import positive_qr
+from sae_lens_poly.architectures.decoders.interactions import positive_qr
 from tests.architectures.dictionaries import activations, step_input, train, training_dictionary
 
 

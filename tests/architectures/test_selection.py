@@ -5,7 +5,8 @@ import torch
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.topk_sae import TopK
 
-from sae_lens_poly.architectures.selection import batch_top_k, top_k
+from sae_lens_poly.architectures.sparsifiers.batch_topk import batch_top_k
+from sae_lens_poly.architectures.sparsifiers.top_k import top_k
 
 
 def scattered(scores, rows, cols):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lens_poly import InputError
-from sae_lens_poly.architectures.side_by_side import side_by_side
+from sae_lens_poly.architectures.crosscoders.side_by_side import side_by_side
 from sae_lens_poly.dictionary_folder import load_dictionary
 from tests.architectures.dictionaries import randomise, training_dictionary
 

@@ -49,14 +49,14 @@ def written(tmp_path, **fields):
     return str(path)
 
 
-def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkeypatch):
+@pytest.mark.slow
+def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkeypatch, drawn):
     settings = {"n_batches": 1, "n_splice_batches": 1, "batch_size_prompts": 2, "n_pairs": 50}
     path = written(tmp_path, evaluation={**settings, "probing": [labelled], "probe_ks": [1, 2]})
     command = ["compare", path, "--seeds", "2", "--output", str(tmp_path / "out")]
     assert main(command) == 0
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
     assert printed.startswith((tmp_path / "out" / "table.md").read_text()[:100])
     for arm in CONTENT["arms"]:
         assert content["learning_rates"][arm] in CONTENT["learning_rates"]
@@ -69,7 +69,17 @@ def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkey
     assert ev["standard_error"] == pytest.approx(abs(ev["values"][0] - ev["values"][1]) / 2)
     assert table["separate"]["latents"]["mean"] == 2 * 32
     probed = content["tables"][f"Sparse probing: {labelled}"]
-    assert 0 <= probed["separate"]["F1, K=1"]["mean"] <= 1
+    evaluations = [
+        json.loads((tmp_path / "out/runs/separate" / f"seed-{i}" / "evaluation.json").read_text())
+        for i in range(2)
+    ]
+    names = [f"codes at blocks.{i}.hook_resid_post" for i in (1, 2)]
+    by_seed = [[own["probing"][labelled][n]["1"]["f1"] for n in names] for own in evaluations]
+    assert probed["separate"]["F1, K=1"]["values"] == pytest.approx([sum(f1) / 2 for f1 in by_seed])
+    axes = next(axes for axes in drawn[-1].axes if axes.get_title().endswith("explained variance"))
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    arms = [label.get_text() for label in axes.get_yticklabels()]
+    assert list(dots[arms.index("interactions (4)")].get_xdata()) == ev["values"]
     assert "codes at blocks.2.hook_resid_post" in printed
 
     # evaluate prints the same figures for one of the runs
@@ -87,6 +97,7 @@ def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkey
     assert json.loads((tmp_path / "out" / "table.json").read_text())["tables"] == content["tables"]
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_does(tmp_path):
     comparison = read_comparison(written(tmp_path, learning_rates=[0.003]))
     for jobs in (1, 2):
@@ -98,6 +109,7 @@ def test_processes_give_what_one_does(tmp_path):
         assert (one.W_dec - two.W_dec).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     comparison = read_comparison(written(tmp_path, learning_rates=[0.003]))
     reference = run_comparison(comparison, tmp_path / "whole", [0], evaluate=False)
@@ -123,6 +135,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
         assert sae.cfg.n_hooks == 2
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_not_taken(tmp_path):
     first = read_comparison(written(tmp_path, learning_rates=[0.003]))
     run_comparison(first.only(["separate"]), tmp_path / "out", [0], evaluate=False)
@@ -153,6 +166,33 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
         ),
         ({"dataset_path": "some/text"}, "has no held-out part"),
         ({"arms": {"a": {"architecture": "crosscoder", "mask_p": 3}}}, "the arm 'a': mask_p=3"),
+        ({"learning_rates": [float("nan")]}, r"learning_rates=\[nan\]"),
+        ({"learning_rates": [0.001, 1e-3]}, "0.001 twice"),
+        ({"learning_rates": {"a": 1}}, "learning_rates="),
+        ({"training_tokens": "many"}, "training_tokens='many'"),
+        ({"training_tokens": [4096, 1]}, "training_tokens='4096 1'"),
+        ({"d_sae": 0.5}, "d_sae='0.5'"),
+        ({"k": float("inf")}, "k=inf"),
+        ({"hook_name": ["a"] * 2}, "hook_name='a a'"),
+        ({"record_gb": -1}, "record_gb=-1"),
+        ({"run": {"lr_scheduler_name": "linear"}}, "the arm .*: lr_scheduler_name"),
+        ({"run": {"context": 64}}, "--context is not a flag of train"),
+        ({"run": {"lr_warm_up_steps": 99}}, "lr_warm_up_steps=99"),
+        ({"run": {"device": "cuda:99"}}, "device='cuda:99'"),
+        ({"run": "fast"}, "run is not a mapping"),
+        ({"arms": {"a": 3}}, "'a' is not a mapping"),
+        ({"arms": {"..": {"architecture": "crosscoder"}}}, "needs a name"),
+        ({"arms": {"a" * 300: {"architecture": "crosscoder"}}}, "needs a name"),
+        ({"arms": {"a": {"architecture": "crosscoder", "separate": "maybe"}}}, "separate='maybe'"),
+        (
+            {"arms": {"a": {"architecture": "crosscoder", "learning_rates": []}}},
+            "no learning_rates",
+        ),
+        ({"arms": {"a": {"architecture": "poly_topk"}}}, "is for one hook point"),
+        ({"evaluation": {"n_batches": float("nan")}}, "n_batches=nan"),
+        ({"evaluation": {"probe_ks": [0]}}, "probe_ks="),
+        ({"evaluation": {"probing": ["missing.jsonl"]}}, "probing='missing.jsonl'"),
+        ({"evaluation": {"dataset_path": "missing.jsonl"}}, "dataset_path='missing.jsonl'"),
     ],
 )
 def test_wrong_files_are_refused_before_training(tmp_path, fields, message):
@@ -160,6 +200,48 @@ def test_wrong_files_are_refused_before_training(tmp_path, fields, message):
         read_comparison(written(tmp_path, **fields))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "cannot be read as YAML"),
+        (b"a: \xff", "cannot be read as YAML"),
+        (b"a: " + b"9" * 5000, "cannot be read as YAML"),
+        (b"[" * 5000, "cannot be read as YAML"),
+        (b"k: 1\nk: 2", "'k' stands twice"),
+        (b"run: {lr: 1, lr: 2}", "'lr' stands twice"),
+        (b"!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        (b"- a", "has no fields"),
+        (b"", "has no fields"),
+        (b"&a {a: *a}", "more than 10,000 values"),
+        (
+            b"a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+            b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+            b"e: [*d,*d,*d,*d,*d,*d,*d,*d,*d]",
+            "more than 10,000 values",
+        ),
+        (b"#" * 1_000_001, "more than 1,000,000 bytes"),
+    ],
+)
+def test_files_that_are_no_comparison(tmp_path, content, message):
+    path = tmp_path / "small.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_comparison(str(path))
+
+
+def test_settings_may_be_shared_by_an_alias(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "# räume\n{model_name: stdlib-6l, hook_name: blocks.1.hook_resid_post, k: 4, d_sae: 32,"
+        " dataset_path: stdlib, training_tokens: 4096, learning_rates: 1e-3,"
+        " arms: {a: &a {architecture: topk}, b: {<<: *a, k: 3}}}",
+        encoding="utf-8",
+    )
+    arms = read_comparison(str(path)).arms
+    assert [(arm.name, arm.flags["k"]) for arm in arms] == [("a", 4), ("b", 3)]
+
+
+@pytest.mark.slow
 def test_wrong_calls_are_refused(tmp_path, capsys):
     for flags, message in (
         (["no_such"], "the presets are"),
@@ -171,6 +253,7 @@ def test_wrong_calls_are_refused(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_presets_can_be_read():
     for name in presets():
         comparison = read_comparison(name)

@@ -1,5 +1,6 @@
 """The shipped language model and its text."""
 
+import pytest
 import torch
 
 from sae_lens_poly.embedded import train_model
@@ -47,6 +48,7 @@ def test_it_is_causal(embedded_model):
     torch.testing.assert_close(embedded_model(tokens)[0, :30], embedded_model(changed)[0, :30])
 
 
+@pytest.mark.slow
 def test_bits_per_byte_on_a_few_held_out_modules(embedded_model):
     modules = [m for m in stdlib_modules("held_out") if 4000 < len(m.text) < 9000][:4]
     figures = bits_per_byte(embedded_model, tuple(modules))

@@ -96,6 +96,7 @@ def test_wrong_input(embedded_model, tmp_path):
         HookPointView(crosscoder, 1).save_model(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["linear", "interactions"])
 def test_run_evals_of_saelens_agrees_with_our_figures(embedded_model, variant):
     model = StackedHooks(embedded_model, "blocks.{1,3,5}.hook_resid_post")

@@ -275,6 +275,7 @@ def test_a_stack_of_models_has_clean_codes_only(embedded_model):
     assert set(measured.together) == {"clean", "zero", "mean"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special", [True, False])
 def test_agrees_with_run_evals(embedded_model, special):
     stack = load_stacked_model("stdlib-6l", HOOKS)

@@ -3,14 +3,16 @@
 import torch
 from sae_lens import SAE
 
-from sae_lens_poly.registration import ARCHITECTURES
+from sae_lens_poly.registration import TRAINING
 from tests.architectures import dictionaries as crosscoders
 from tests.architectures import poly_saes
 
-NAMES = [name for name, (*_, training, _) in ARCHITECTURES.items() if training is not None]
+NAMES = list(TRAINING)
 
 
 def training_dictionary(architecture):
+    if architecture.startswith("polysae_"):
+        return poly_saes.poly_sae(architecture.replace("polysae_", "poly_"), "shared_u")
     if architecture in poly_saes.ARCHITECTURES:
         return poly_saes.poly_sae(architecture)
     variant = "linear" if architecture == "crosscoder" else "interactions"

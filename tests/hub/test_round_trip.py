@@ -159,6 +159,7 @@ def test_what_cannot_be_uploaded(hub, tmp_path):
     assert hub.repositories == {}
 
 
+@pytest.mark.slow
 def test_commands(hub, tmp_path, monkeypatch, capsys):
     """Train, upload with table and picture, evaluate from the hub: the same figures."""
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,7 @@ def test_a_splice_at_one_hook_point_concerns_its_model_alone(stack, embedded_mod
     assert torch.equal(cache[HOOKS], x)
 
 
-def test_runner_and_evaluation_take_a_stack_of_models(stack, tmp_path):
+def test_runner_and_evaluation_take_a_stack_of_models(stack, tmp_path, drawn):
     cfg = LanguageModelSAERunnerConfig(
         sae=TrainingCrosscoderConfig(d_in=stack.d_in, n_hooks=4, d_sae=64, k=8),
         model_name="base,other",
@@ -97,13 +97,16 @@ def test_runner_and_evaluation_take_a_stack_of_models(stack, tmp_path):
         tmp_path, EvaluationSettings(n_batches=1, batch_size_prompts=2), model=stack
     )
     assert list(evaluation.per_hook) == stack.hook_names
-    assert (tmp_path / "evaluation.png").exists()
+    labels = [label.get_text() for label in drawn[-1].axes[2].get_xticklabels()]
+    assert labels == [
+        f"{model} {layer} resid_post" for model in ("base", "other") for layer in "24"
+    ]
 
 
-def test_names_load_several_models():
+def test_names_load_several_models(embedded_model, tokens):
     stack = load_stacked_model("stdlib-6l, stdlib-6l", NAMES[0])
-    assert isinstance(stack, StackedModels)
-    assert stack.n_hooks == 2
+    _, cache = embedded_model.run_with_cache(tokens, names_filter=NAMES[0])
+    torch.testing.assert_close(stack.gather(tokens), torch.cat([cache[NAMES[0]]] * 2, dim=-1))
 
 
 def test_wrong_models_are_refused(embedded_model, other):

@@ -77,6 +77,7 @@ def trainer_for(run, folder, batches):
     return SAETrainer(config, training_dictionary(variant, **changes), batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_resumed_equals_uninterrupted_weight_for_weight(run, tmp_path):
     whole = trainer_for(run, tmp_path, numbered_batches())
@@ -167,6 +168,7 @@ def assert_state_is_of(checkpoint, trainer):
     assert all(torch.equal(value, state[name]) for name, value in weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("keep_signal_handlers")
 def test_stock_runner_interrupted_and_resumed(embedded_model, tmp_path):
     text = stdlib_dataset("train").select(range(60))
@@ -194,6 +196,7 @@ def test_stock_runner_interrupted_and_resumed(embedded_model, tmp_path):
     assert (tmp_path / "output" / "sae_weights.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_our_runner_saves_everything_when_it_is_stopped(embedded_model, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     text = stdlib_dataset("train").select(range(60))

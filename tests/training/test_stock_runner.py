@@ -1,5 +1,7 @@
 """Polynomial SAEs through SAELens' own runner, on the embedded model."""
 
+import json
+
 import pytest
 import torch
 from sae_lens import SAE, LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner
@@ -66,6 +68,7 @@ def orthonormality_error(weights):
     return (V.T @ V - torch.eye(V.shape[1])).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_every_architecture_trains_checkpoints_and_loads(architecture, embedded_model, tmp_path):
     config = runner_config(architecture, tmp_path)
@@ -97,6 +100,7 @@ def test_every_architecture_trains_checkpoints_and_loads(architecture, embedded_
     assert metrics["reconstruction_quality"]["explained_variance"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["poly_topk", "poly_batchtopk"])
 def test_resumed_by_the_stock_runner(architecture, embedded_model, tmp_path):
     config = runner_config(architecture, tmp_path / "first")
@@ -111,6 +115,7 @@ def test_resumed_by_the_stock_runner(architecture, embedded_model, tmp_path):
     assert sae.polynomial.scaled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["expected_average_only_in", "covariance_whitening"])
 def test_normalised_runs_are_saved_for_raw_activations(kind, embedded_model, tmp_path):
     config = runner_config("poly_topk", tmp_path, {"normalize_activations": kind})
@@ -124,15 +129,20 @@ def test_normalised_runs_are_saved_for_raw_activations(kind, embedded_model, tmp
     assert 0.2 < sae(x).norm() / x.norm() < 2
 
 
+@pytest.mark.slow
 def test_autocast_through_the_runner(embedded_model, tmp_path):
     run(runner_config("poly_topk", tmp_path, autocast=True), embedded_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["poly_topk", "topk"])
 def test_command_line_trains_a_sae_on_one_hook_point(architecture, tmp_path, capsys):
     flags = "--d_sae 128 --k 8 --training_tokens 2048 --train_batch_size_tokens 256"
     flags += " --context_size 64 --n_batches_in_buffer 8 --store_batch_size_prompts 4"
     arguments = ["train", "--architecture", architecture, *flags.split()]
     assert main([*arguments, "--output_path", str(tmp_path / "out")]) == 0
-    assert HOOK in capsys.readouterr().out
-    assert (tmp_path / "out" / "evaluation.json").is_file()
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())["per_hook"]
+    assert list(figures) == [HOOK]
+    printed = capsys.readouterr().out
+    assert f"{figures[HOOK]['explained_variance']:.4f}" in printed
+    assert f"{figures[HOOK]['ce_recovered']:.4f}" in printed

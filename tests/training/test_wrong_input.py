@@ -52,7 +52,8 @@ def test_data_sets(tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(stack, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    cfg = runner_config(folder, training_tokens=512, n_checkpoints=0, save_final_checkpoint=True)
+    short = {"training_tokens": 512, "lr_warm_up_steps": 0, "n_checkpoints": 0}
+    cfg = runner_config(folder, **short, save_final_checkpoint=True)
     TrainingRunner(cfg, stdlib_dataset("train").select(range(30)), stack).run()
     return next((folder / "checkpoints").glob("*/final_512"))
 

@@ -53,11 +53,13 @@ def assigned(source):
     return set(scope) - {"__builtins__"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, tmp_path):
     execute(read(path), tmp_path, PARAMETERS.get(path.name))
 
 
+@pytest.mark.slow
 def test_your_own_model_resumes(tmp_path):
     name = "04_your_own_model.ipynb"
     parameters = PARAMETERS[name] + "RATES, KS = [1e-3], []\n"

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, ClassVar
+
 import torch
 
-from sae_lens_poly.architectures.selection import batch_top_k
-from sae_lens_poly.architectures.sparsifiers.base import score
-from sae_lens_poly.architectures.sparsifiers.selecting import SelectingSparsifier
+from sae_lens_poly.architectures.sparsifiers.base import (
+    K_CONSTRAINTS,
+    Sparsifier,
+    annealed,
+    check_k,
+)
+from sae_lens_poly.constraints import Number
+
+#: How many scores are looked at to guess the cut of a batch.
+_SAMPLE = 2**16
 
 
-class BatchTopKSparsifier(SelectingSparsifier):
+class BatchTopK(Sparsifier, name="batchtopk"):
     """Keeps the ``k * n`` highest scores of a batch of n tokens (Bussmann et al. 2024).
 
-    At inference a latent is active where its score exceeds a threshold: an exponential moving
-    average of the smallest score that was kept. Until ``1 / threshold_lr`` batches have been seen
-    it is their plain mean, so that it is not biased towards zero in a short run.
-
-    Args:
-        k: Mean number of active latents per token.
-        threshold_lr: Weight of a new batch in the moving average.
-        k_start: As :class:`SelectingSparsifier` has it.
-        k_anneal_steps: Likewise.
+    At inference a latent is active where its score exceeds a threshold; see
+    :func:`follow_scores_`.
     """
 
+    CONSTRAINTS: ClassVar = {**K_CONSTRAINTS, "topk_threshold_lr": Number(above=0, at_most=1)}
+    selects = True
     observes_codes = True
 
     threshold: torch.Tensor
@@ -30,20 +35,24 @@ class BatchTopKSparsifier(SelectingSparsifier):
     n_batches: torch.Tensor
     """Number of batches that the threshold has seen, shape ()."""
 
-    def __init__(
-        self,
-        k: float,
-        threshold_lr: float,
-        k_start: float | None = None,
-        k_anneal_steps: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(k, k_start, k_anneal_steps)
-        self.threshold_lr = threshold_lr
+    def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(cfg, d_sae)
+        self.cfg, self.k = cfg, cfg.k
         self.register_buffer("threshold", torch.zeros((), device=device))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long, device=device))
 
-    def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @classmethod
+    def check(cls, cfg: Any) -> None:
+        check_k(cfg)
+
+    def prepare_(self, step: int) -> None:
+        if self.cfg.k_start is not None:
+            self.k = annealed(self.cfg, step)
+
+    def select(
+        self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = hidden_pre if latent_norms is None else hidden_pre * latent_norms
         return batch_top_k(scores, int(self.k * len(scores)))
 
     @torch.no_grad()
@@ -53,14 +62,15 @@ class BatchTopKSparsifier(SelectingSparsifier):
         latent_norms: torch.Tensor | None = None,
         stands_for: int = 1,
     ) -> None:
-        scores = score(feature_acts, latent_norms)
-        scores = (scores.coalesce().values() if scores.is_sparse else scores).float()
-        kept = scores[scores > 0]
-        if kept.numel() == 0:
-            return
-        self.n_batches += stands_for
-        weight = (stands_for / self.n_batches).clamp_min(min(1.0, stands_for * self.threshold_lr))
-        self.threshold.lerp_(kept.min().to(self.threshold.dtype), weight.to(self.threshold.dtype))
+        active, norms = feature_acts, latent_norms
+        if active.is_sparse:
+            active = active.coalesce()
+            norms = None if norms is None else norms[active.indices()[-1]]
+            active = active.values()
+        scores = active.float() if norms is None else active.float() * norms
+        follow_scores_(
+            self.threshold, self.n_batches, scores, self.cfg.topk_threshold_lr, stands_for
+        )
 
     def latent_thresholds(
         self, d_sae: int, latent_norms: torch.Tensor | None = None
@@ -69,3 +79,71 @@ class BatchTopKSparsifier(SelectingSparsifier):
         if latent_norms is None:
             return self.threshold.expand(d_sae).clone()
         return self.threshold / latent_norms.to(self.threshold.dtype).clamp_min(1e-12)
+
+
+def follow_scores_(
+    threshold: torch.Tensor,
+    n_batches: torch.Tensor,
+    scores: torch.Tensor,
+    lr: float,
+    stands_for: int = 1,
+) -> None:
+    """Move a threshold by the scores of a batch, in place.
+
+    An exponential moving average of the smallest score that was kept; until ``1 / lr`` batches have
+    been seen their plain mean, so that it is not biased towards zero in a short run.
+
+    Args:
+        threshold: Shape ().
+        n_batches: Number of batches that it has seen, shape ().
+        scores: What was kept is positive; dense, or the values of a sparse tensor.
+        lr: Weight of a new batch in the moving average.
+        stands_for: Number of batches that this one is shown in place of.
+    """
+    kept = scores[scores > 0]
+    if kept.numel() == 0:
+        return
+    n_batches += stands_for
+    weight = (stands_for / n_batches).clamp_min(min(1.0, stands_for * lr))
+    threshold.lerp_(kept.min().to(threshold.dtype), weight.to(threshold.dtype))
+
+
+@torch.no_grad()
+def batch_top_k(scores: torch.Tensor, n_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the ``n_kept`` highest positive entries of a batch, in order.
+
+    What SAELens' BatchTopK keeps (a few scores that are equal may be chosen otherwise; fewer are
+    returned where fewer are positive). A threshold a little below the cut, guessed from a sample,
+    leaves a small part of the batch, and among that an exact selection is cheap. Where the guess
+    was too high, the selection runs over all.
+
+    Args:
+        scores: Shape (n, d_sae).
+        n_kept: How many to keep over the batch.
+    """
+    flat = scores.reshape(-1)
+    guess = _guess_below_the_cut(flat, n_kept, scores.shape[-1])
+    passed = (flat >= guess).nonzero().squeeze(-1)
+    if len(passed) < n_kept:
+        passed = (flat > 0).nonzero().squeeze(-1)
+    if len(passed) > n_kept:
+        best = torch.topk(flat[passed], n_kept, sorted=False).indices
+        passed = passed[best.sort().values]
+    d_sae = scores.shape[-1]
+    rows = passed // d_sae
+    return rows, passed - rows * d_sae
+
+
+def _guess_below_the_cut(flat: torch.Tensor, n_kept: int, d_sae: int) -> float:
+    """A threshold that a little more than ``n_kept`` entries pass, most likely; positive."""
+    tiny = torch.finfo(flat.dtype).tiny
+    stride = max(1, len(flat) // _SAMPLE)
+    while math.gcd(stride, d_sae) > 1:  # else the sample is of a few latents only
+        stride += 1
+    sample = flat[::stride]
+    expected = n_kept / len(flat) * len(sample)
+    # Four standard deviations of the number of sampled entries above the cut.
+    rank = math.ceil(expected + 4 * expected**0.5 + 4)
+    if rank >= len(sample):
+        return tiny
+    return max(float(torch.topk(sample, rank, sorted=False).values.min()), tiny)

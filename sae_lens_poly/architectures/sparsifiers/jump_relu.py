@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from sae_lens.saes.jumprelu_sae import (
-    JumpReLU,
-    JumpReLUTrainingSAE,
-    calculate_pre_act_loss,
-)
+from sae_lens.saes import jumprelu_sae
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 
 from sae_lens_poly.architectures.sparsifiers.base import Sparsifier, score
+from sae_lens_poly.constraints import Choice, Flag, Number
+from sae_lens_poly.errors import InputError
 
 
-class JumpReLUSparsifier(Sparsifier):
+class JumpReLU(Sparsifier, name="jumprelu"):
     """A trained threshold per latent, on its score (Rajamanoharan et al. 2024).
 
     SAELens' function, its straight-through gradients and its losses (``step``, ``tanh``,
@@ -31,14 +29,40 @@ class JumpReLUSparsifier(Sparsifier):
         d_sae: Number of latents.
     """
 
+    CONSTRAINTS: ClassVar = {
+        "jumprelu_init_threshold": Number(at_least=0),
+        "jumprelu_bandwidth": Number(above=0),
+        "jumprelu_sparsity_loss_mode": Choice("step", "tanh", "quadratic"),
+        "jumprelu_tanh_scale": Number(above=0),
+        "jumprelu_ste_to_input": Flag(),
+        "l0_coefficient": Number(at_least=0),
+        "l0_warm_up_steps": Number(at_least=0, whole=True),
+        "pre_act_loss_coefficient": Number(at_least=0, optional=True),
+        "target_l0": Number(above=0, optional=True),
+    }
+
+    penalises = True
+
     threshold: nn.Parameter
     """Threshold on the score of each latent, (d_sae,)."""
 
     def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
-        super().__init__()
+        super().__init__(cfg, d_sae)
         self.cfg = cfg
         start = torch.full((d_sae,), cfg.jumprelu_init_threshold, device=device)
         self.threshold = nn.Parameter(start)
+
+    @classmethod
+    def check(cls, cfg: Any) -> None:
+        if cfg.jumprelu_sparsity_loss_mode == "quadratic" and cfg.target_l0 is None:
+            raise InputError(
+                "target_l0=None must be set with jumprelu_sparsity_loss_mode='quadratic'"
+            )
+        if cfg.target_l0 is not None and cfg.target_l0 > cfg.d_sae:
+            raise InputError(f"target_l0={cfg.target_l0} must be at most d_sae={cfg.d_sae}")
+
+    def prepare_(self, step: int) -> None:
+        self.retract_()
 
     @torch.no_grad()
     def retract_(self) -> None:
@@ -47,7 +71,7 @@ class JumpReLUSparsifier(Sparsifier):
     def forward(
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
     ) -> torch.Tensor:
-        gated = JumpReLU.apply(
+        gated = jumprelu_sae.JumpReLU.apply(
             score(hidden_pre, latent_norms),
             self.threshold.to(hidden_pre.dtype),
             self.cfg.jumprelu_bandwidth,
@@ -84,12 +108,12 @@ class JumpReLUSparsifier(Sparsifier):
             bandwidth=cfg.jumprelu_bandwidth,
             W_dec=decoder_norms().sum(dim=-1, keepdim=True),
         )
-        losses = JumpReLUTrainingSAE.calculate_aux_loss(
+        losses = jumprelu_sae.JumpReLUTrainingSAE.calculate_aux_loss(
             dictionary, step_input, feature_acts, scores, feature_acts
         )
         coefficient = self.cfg.pre_act_loss_coefficient
         if latent_norms is not None and coefficient is not None:
-            losses["pre_act_loss"] = calculate_pre_act_loss(
+            losses["pre_act_loss"] = jumprelu_sae.calculate_pre_act_loss(
                 coefficient,
                 self.threshold.to(scores.dtype),
                 scores,

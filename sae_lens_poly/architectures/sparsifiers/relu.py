@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 
 from sae_lens_poly.architectures.sparsifiers.base import Sparsifier
+from sae_lens_poly.constraints import Choice, Number
 
 
-class ReLUSparsifier(Sparsifier):
+class ReLU(Sparsifier, name="relu"):
     """ReLU, and an L1 penalty weighted by decoder norms (Lindsey et al. 2024).
 
     ``l1_of_norms``: ``sum_i f_i sum_l ||W_dec,i^l||``. ``l2_of_norms``:
     ``sum_i f_i sqrt(sum_l ||W_dec,i^l||^2)``, which has a better error at the same L0, but
     spreads latents over hook points, and in model diffing finds only shared ones.
-
-    Args:
-        penalty: ``l1_of_norms`` or ``l2_of_norms``.
-        coefficient: Of the penalty.
-        warm_up_steps: Over which the coefficient rises from 0.
     """
 
-    def __init__(self, penalty: str, coefficient: float, warm_up_steps: int) -> None:
-        super().__init__()
-        self.p = {"l1_of_norms": 1, "l2_of_norms": 2}[penalty]
-        self.coefficient = TrainCoefficientConfig(coefficient, warm_up_steps)
+    CONSTRAINTS: ClassVar = {
+        "sparsity_penalty": Choice("l1_of_norms", "l2_of_norms"),
+        "l1_coefficient": Number(at_least=0),
+        "l1_warm_up_steps": Number(at_least=0, whole=True),
+    }
+
+    penalises = True
+
+    def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(cfg, d_sae)
+        self.p = {"l1_of_norms": 1, "l2_of_norms": 2}[cfg.sparsity_penalty]
+        self.coefficient = TrainCoefficientConfig(cfg.l1_coefficient, cfg.l1_warm_up_steps)
 
     def forward(
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None

@@ -1,0 +1,86 @@
+"""Elementwise powers of the code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import Self
+
+from sae_lens_poly.architectures.decoders.term import ALL, CODE_LIMIT, Directions, Term
+from sae_lens_poly.architectures.kernels.sparse_code import (
+    code_times,
+    map_active,
+    power,
+    scale_latents,
+)
+
+
+class Powers(Term, kind="powers"):
+    """Elementwise powers of the code: each latent draws a curve instead of a ray.
+
+    ``y_i = (c z)^i A_i B_i`` with ``A_i`` (d_sae, R_i) shared by the hook points and ``B_i``
+    (R_i, d_in): the factored weights ``W_i`` of the sparse polynomial crosscoder,
+    ``x_hat^l = b^l + sum_i W_i^l z^i``. ``c`` is ``code_scale``: the root mean square of the
+    active latents on the first batch is 1.
+
+    ``B_i`` starts at zero: training starts exactly at the linear dictionary.
+
+    Args:
+        d_in: Width of the output.
+        d_sae: Number of latents.
+        ranks: Degree to rank; at most ``min(d_sae, d_in)`` each.
+        code_limit: Bound on the size of ``c z``; None: none.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        ranks: dict[int, int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        code_limit: float | None = CODE_LIMIT,
+    ) -> None:
+        # One number a latent, so that a change of a latent's units leaves (c z) what it was.
+        super().__init__(ranks, code_limit, (d_sae,), dtype, device)
+        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
+        for degree, rank in ranks.items():
+            per_latent = torch.empty(d_sae, rank, dtype=dtype, device=device)
+            self.A[str(degree)] = nn.Parameter(nn.init.normal_(per_latent, std=rank**-0.5))
+            self.B[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
+
+    @classmethod
+    def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
+        return cls(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype, device, cfg.code_limit)
+
+    def sums(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, latents: slice = ALL
+    ) -> torch.Tensor:
+        scaled = map_active(scale_latents(z, self.code_scale[latents].to(z.dtype)), self.limit)
+        of_degree = [
+            code_times(power(scaled, degree), self.A[str(degree)][latents]) for degree in self.ranks
+        ]
+        return torch.cat(of_degree, dim=-1)
+
+    def products(self, sums: torch.Tensor) -> dict[int, torch.Tensor]:
+        of_degree = sums.split(list(self.ranks.values()), dim=-1)
+        return dict(zip(self.ranks, of_degree, strict=True))
+
+    def limit(self, scaled: torch.Tensor) -> torch.Tensor:
+        """The scaled code within the bound."""
+        if self.code_limit is None:
+            return scaled
+        return scaled.clamp(-self.code_limit, self.code_limit)
+
+    @torch.no_grad()
+    def wanted_scale(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+    ) -> torch.Tensor:
+        active = z.coalesce().values() if z.is_sparse else z
+        mean_square = active.float().pow(2).sum() / active.count_nonzero().clamp_min(1)
+        return 1 / mean_square.sqrt().clamp_min(1e-12)
+
+    def output_factors(self) -> dict[int, torch.Tensor]:
+        return {degree: self.B[str(degree)] for degree in self.ranks}

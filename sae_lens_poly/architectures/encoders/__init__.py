@@ -1,0 +1,8 @@
+"""How codes are made of activations: the encoder, its scores, and AuxK.
+
+An encoder score is one class in one file that enters itself into :data:`SCORES`.
+"""
+
+from sae_lens_poly.architectures.encoders.encoder import SCORES, Encoder, EncoderScore, hide
+
+__all__ = ["SCORES", "Encoder", "EncoderScore", "hide"]

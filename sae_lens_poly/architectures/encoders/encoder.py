@@ -1,0 +1,142 @@
+"""An encoder: ``pre = score(x, W_enc) + b_enc``, and its sparse path."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from sae_lens_poly.architectures.kernels.sparse_code import ActivePattern
+from sae_lens_poly.architectures.sparsifiers.base import Sparsifier
+from sae_lens_poly.architectures.weights.base import Weights
+
+#: Score to its class, by the name that ``encoder_score`` of a config gives it.
+SCORES: dict[str, type[EncoderScore]] = {}
+
+
+class EncoderScore(nn.Module, ABC):
+    """Makes pre-activations of products with the encoder's vectors, entry by entry.
+
+    Args:
+        d_sae: Number of latents.
+    """
+
+    #: Whether scores stay what they were when scales of the input are folded into the weights.
+    folds_scales: ClassVar[bool] = True
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            SCORES[name] = cls
+
+    def __init__(
+        self,
+        d_sae: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(
+        self,
+        products: torch.Tensor,
+        x: torch.Tensor,
+        weights: Weights,
+        at: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Pre-activations, before ``b_enc`` is added, in the shape of ``products``.
+
+        Args:
+            products: ``x W_enc``, (..., d_sae); or its entries (nnz,) at the places ``at``.
+            x: The centred input, (..., d_in).
+            weights: The encoder's.
+            at: Tokens and latents of the entries; None: all.
+        """
+
+
+class InnerProduct(EncoderScore, name="inner_product"):
+    """The product itself."""
+
+    def forward(
+        self,
+        products: torch.Tensor,
+        x: torch.Tensor,
+        weights: Weights,
+        at: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        return products
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Assembled of a crosscoder's parts. What it takes is centred: ``b_dec`` is off."""
+
+    weights: Weights
+    score: EncoderScore
+
+    def __call__(self, x: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor:
+        """Pre-activations (..., d_sae) of centred activations (..., d_in)."""
+        return self.score(self.weights.read(x), x, self.weights) + b_enc
+
+    def of_latents(
+        self, x: torch.Tensor, b_enc: torch.Tensor, latents: torch.Tensor
+    ) -> torch.Tensor:
+        """The same for a mask of latents (d_sae,) alone, (n, n_latents)."""
+        products, which = self.weights.read(x, latents), latents.nonzero().squeeze(-1)
+        tokens = torch.arange(len(x), device=x.device).repeat_interleave(len(which))
+        scores = self.score(products.flatten(), x, self.weights, (tokens, which.repeat(len(x))))
+        return scores.view_as(products) + b_enc[latents]
+
+    def sparse_codes(
+        self,
+        x: torch.Tensor,
+        b_enc: torch.Tensor,
+        b_dec: torch.Tensor | None,
+        seen: torch.Tensor | None,
+        sparsifier: Sparsifier,
+        latent_norms: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes as a sparse tensor (n, d_sae), and pre-activations, which have no gradient.
+
+        The product and the selection are the dense ones; everything after them touches selected
+        entries only. Numbers and gradients are those of the dense step.
+
+        Args:
+            x: Activations (n, d_in) in the units of the weights, not centred.
+            b_enc: Shape (d_sae,).
+            b_dec: What is taken off the input, (d_in,); None: nothing.
+            seen: 1 for hook points that the encoder sees, 0 for others, (n, n_hooks); None: all.
+            sparsifier: Selects the entries.
+            latent_norms: What scores are multiplied by, if anything, (d_sae,).
+        """
+        weights = self.weights
+        # Where the weights read the input itself, their kernel has b_dec's gradient at less cost.
+        direct = weights.reads_input_itself
+        with torch.set_grad_enabled(not direct):
+            x = x if b_dec is None else x - b_dec
+            x = x if seen is None else hide(x, seen)
+        h, products = weights.products(x)
+        with torch.no_grad():
+            hidden_pre = self.score(products, x, weights) + b_enc
+            tokens, latents = at = sparsifier.select(hidden_pre, latent_norms)
+        pattern = ActivePattern(tokens, latents, (len(hidden_pre), hidden_pre.shape[1]))
+        entries = weights.entries_of(
+            h, products[at], pattern, b_dec if direct else None, seen if direct else None
+        )
+        active = self.score(entries, x, weights, at) + b_enc.index_select(0, latents)
+        return pattern.code(active.relu()), hidden_pre
+
+
+def hide(x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Centred activations (..., d_in) with zeros at hook points that are not ``seen``.
+
+    Args:
+        x: Hook points end to end.
+        seen: 1 for hook points that the encoder sees, 0 for others, (..., n_hooks). An unseen one
+            is zero, which is ``b_dec`` where that is taken off the input.
+    """
+    return (x.unflatten(-1, (seen.shape[-1], -1)) * seen[..., None].to(x.dtype)).flatten(-2)

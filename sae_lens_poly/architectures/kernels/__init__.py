@@ -1,0 +1,1 @@
+"""Computations without parameters: sparse products, selection, the geometric median."""

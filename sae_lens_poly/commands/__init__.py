@@ -1,0 +1,1 @@
+"""The commands, one module each. They check what they are given before they import what is slow."""
