@@ -109,6 +109,7 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
     """
     path = folder / SAE_WEIGHTS_FILENAME
     state = sae.state_dict()
+    sae.process_state_dict_for_saving(state)  # by the names of the file
     require_finite(path, state.items())
     for name, tensor in state.items():
         if tensor.is_floating_point() and not is_within(tensor, _LARGEST):

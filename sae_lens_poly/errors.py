@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class DivergedRun(InputError):
+    """A run whose loss or weights have become NaN or infinite. Nothing of it was saved."""
+
+
 def first_line(error: Exception) -> str:
     """What another exception says, for the message of this one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

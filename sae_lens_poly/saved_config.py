@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.read_files import check_json, damaged, read_object
+from sae_lens_poly.registration import register
 
 # One for each model.
 _DTYPE = "(float32|float64|bfloat16|float16)"
@@ -111,6 +112,7 @@ def _check_version(value: Any, path: Path) -> None:
 
 
 def _config_class(path: Path, architecture: Any, training: bool) -> Any:
+    register()
     try:
         return (get_sae_training_class if training else get_sae_class)(architecture)[1]
     except (KeyError, TypeError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import DivergedRun, InputError
 
 
 def check_training_dtype(cfg: Any) -> None:
@@ -64,10 +64,10 @@ def explain_loss(x: torch.Tensor, step: int) -> None:
         step: Number of the step, from 0.
 
     Raises:
-        InputError: Always; about the activations if it is these.
+        DivergedRun: Unless it is the activations, of which it is an :class:`InputError` then.
     """
     check_batch(x)
-    raise InputError(
+    raise DivergedRun(
         f"the loss is not finite at step {step}, though the activations are: the run has diverged; "
         "lower lr, lengthen lr_warm_up_steps, or resume from a checkpoint before it"
     )

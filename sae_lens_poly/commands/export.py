@@ -31,7 +31,7 @@ def export(flags: Sequence[str]) -> int:
     check_can_write("folder", options.folder)
     if Path(options.folder).resolve() == Path(options.checkpoint).resolve():
         raise InputError(
-            f"folder={options.folder!r} is the checkpoint itself, which would be lost: give another"
+            f"folder={options.folder!r} is a checkpoint, which an export would replace"
         )
 
     from sae_lens_poly.training.export import export_checkpoint

@@ -11,17 +11,13 @@ import torch
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import DivergedRun, InputError
 
 # Steps between two looks at losses on a device that computes ahead of the program.
 _STEPS_UNSEEN = 50
 
 # A scale of a hook point above it is that of activations which were all zero.
 _LARGEST_SCALE = 1e9
-
-
-class DivergedRun(InputError):
-    """A run whose loss or weights have become NaN or infinite. Nothing of it was saved."""
 
 
 class LossWatch:
@@ -41,7 +37,11 @@ class LossWatch:
         forward, is_compiled = sae.training_forward_pass, "training_forward_pass" in vars(sae)
 
         def watched(step_input: TrainStepInput) -> TrainStepOutput:
-            output = forward(step_input=step_input)
+            try:
+                output = forward(step_input=step_input)
+            except DivergedRun as error:  # our dictionaries see it themselves, without a trainer
+                step = self.trainer.n_training_steps
+                raise self._diverged(f"the loss is not finite at step {step:,}") from error
             self._look_at(output.loss.detach())
             return output
 

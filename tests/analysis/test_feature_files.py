@@ -145,10 +145,12 @@ def test_contexts_beyond_the_top_are_shown_by_interval(sae, stack, batches):
 
 
 def test_a_text_that_comes_twice_is_marked(sae, stack, batches):
-    records = LatentRecords(sae, stack, batches, [7])
+    twice = stack.gather(batches[1][2:])[0, 1:]  # the sixth text, and the seventh
+    latent = int(sae.encode(twice).amax(dim=0).argmax())
+    records = LatentRecords(sae, stack, batches, [latent])
     repeated = sum(
         example["is_repeated_datapoint"]
-        for group in records.feature_file(7, torch.arange(4096.0), "a")["examples_quantiles"]
+        for group in records.feature_file(latent, torch.arange(4096.0), "a")["examples_quantiles"]
         for example in group["examples"]
     )
     assert repeated == 1

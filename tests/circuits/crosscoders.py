@@ -36,15 +36,9 @@ def cross_layer(decoder="linear", n_layers=3, d_model=16, d_sae=60, dtype="float
         }
     )
     generator = torch.Generator().manual_seed(5)
-    structure = sae.cfg.make_structure()
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(drawn * (50 if name.startswith("polynomial.C") else 0.5))
         sae.threshold.abs_()
-        for weights, mask in {
-            sae.W_enc.T: structure.read_mask(sae.W_enc),
-            sae.W_dec: structure.write_mask(sae.W_dec),
-        }.items():
-            weights.mul_(mask.repeat_interleave(d_model, dim=1))
     return sae.requires_grad_(False)

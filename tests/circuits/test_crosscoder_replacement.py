@@ -33,9 +33,12 @@ def as_crosscoder(folder, model):
     sae.b_enc.copy_(theirs.b_enc)
     sae.b_dec.zero_()
     sae.per_hook(sae.b_dec)[n:] = theirs.b_dec
-    sae.W_enc.zero_()
-    sae.W_enc_per_hook[theirs.read_of, :, torch.arange(len(theirs.read_of))] = theirs.W_enc
-    sae.W_dec_per_hook[:, n:] = theirs.W_dec
+    d_model, latents = theirs.W_enc.shape[-1], torch.arange(len(theirs.read_of))
+    W_enc, W_dec = torch.zeros(2, len(latents), 2 * n, d_model)
+    W_enc[latents, theirs.read_of] = theirs.W_enc
+    W_dec[:, n:] = theirs.W_dec
+    sae.encoder_weights.take_dense_(W_enc.flatten(1))
+    sae.decoder_weights.take_dense_(W_dec.flatten(1))
     return sae
 
 

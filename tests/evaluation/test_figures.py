@@ -187,7 +187,7 @@ def test_the_table_shows_the_figures(evaluation, capsys):
         *evaluation.per_hook.items(),
         ("pooled / all spliced", evaluation.pooled),
     ):
-        (row,) = [row for row in rows if row[0] == name]
+        row, of_latents = (row for row in rows if row[0] == name)
         assert row[1] == f"{figures.explained_variance:.4f}"
         assert row[2] == f"{figures.explained_variance_linear:.4f}"
         assert row[4:7] == [
@@ -195,8 +195,9 @@ def test_the_table_shows_the_figures(evaluation, capsys):
             f"{figures.cosine:.4f}",
             f"{figures.ce_recovered:.4f}",
         ]
-        assert row[7:10] == [f"{figures.degree_shares[degree]:+.3f}" for degree in (1, 2, 3)]
-        assert row[10:] == [f"{figures.l0:.2f}", f"{figures.n_dead}/48", f"{figures.n_dense}"]
+        shares = [f"{figures.degree_shares[degree]:+.3f}" for degree in (1, 2, 3)]
+        assert of_latents[1:4] == shares
+        assert of_latents[4:] == [f"{figures.l0:.2f}", f"{figures.n_dead}/48", f"{figures.n_dense}"]
 
 
 def test_the_picture_draws_the_figures(evaluation, sae, drawn, tmp_path):
@@ -213,8 +214,10 @@ def test_the_picture_draws_the_figures(evaluation, sae, drawn, tmp_path):
         [f.explained_variance for f in per_hook] + [f.ce_recovered for f in per_hook]
     )
     lines = {line.get_label(): line.get_ydata() for line in shares.lines}
-    for degree in (1, 2, 3):
-        assert list(lines[f"degree {degree}"]) == [f.degree_shares[degree] for f in per_hook]
+    for degree in (2, 3):
+        percent = [100 * f.degree_shares[degree] for f in per_hook]
+        assert list(lines[f"degree {degree}"]) == percent
+    assert "degree 1" not in lines, "beside it the others are a line at zero"
     for axes in (profiles, cosines, bars):
         assert [label.get_text() for label in axes.get_xticklabels()] == [
             "1 resid_post",

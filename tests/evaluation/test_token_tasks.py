@@ -145,6 +145,7 @@ def test_a_tokenizer_without_offsets_is_refused(model):
 
     class OtherModel:
         tokenizer, n_ctx = Slow(), model.n_ctx
+        check_context_size = model.check_context_size
 
     with pytest.raises(InputError, match="fast tokenizer"):
         token_tasks(OtherModel())

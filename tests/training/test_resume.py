@@ -164,6 +164,7 @@ def assert_state_is_of(checkpoint, trainer):
         assert all(torch.equal(a[key], b[key]) for key in a)
     weights = load_file(checkpoint / "sae_weights.safetensors")
     state = trainer.sae.state_dict()
+    trainer.sae.process_state_dict_for_saving(state)
     assert {"hook_scales.scale", "sparsifier.threshold"} <= weights.keys()
     assert all(torch.equal(value, state[name]) for name, value in weights.items())
 

@@ -45,7 +45,7 @@ class CrosscoderConfig(JumpReLUSAEConfig):
     """
 
     n_hooks: int = 1
-    structure: str = "acausal"
+    structure: Literal["acausal", "weakly_causal", "strictly_causal", "free"] = "acausal"
     reads: str | None = None
     writes: str | None = None
     encoder_weights: str = "dense"
@@ -145,7 +145,7 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     """
 
     n_hooks: int = 1
-    structure: str = "acausal"
+    structure: Literal["acausal", "weakly_causal", "strictly_causal", "free"] = "acausal"
     reads: str | None = None
     writes: str | None = None
     encoder_weights: str = "dense"

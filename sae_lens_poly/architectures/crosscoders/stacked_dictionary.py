@@ -55,12 +55,12 @@ class StackedDictionary(PolynomialDictionary):
 
     @property
     def W_enc(self) -> torch.Tensor:
-        """Shape (d_in, d_sae)."""
+        """Shape (d_in, d_sae). A view of dense weights; of others a copy: writing to it is lost."""
         return self.encoder_weights.dense().T
 
     @property
     def W_dec(self) -> torch.Tensor:
-        """Of the linear term, (d_sae, d_in)."""
+        """Of the linear term, (d_sae, d_in). A view or a copy, as ``W_enc`` is."""
         return self.decoder_weights.dense()
 
     @property

@@ -197,5 +197,10 @@ class Dense(Weights, form="dense"):
         self.W.mul_(factor.repeat_interleave(self.d_model).to(self.W.dtype))
 
     @torch.no_grad()
+    def take_dense_(self, rows: torch.Tensor) -> None:
+        """Take a matrix (d_sae, n_hooks * d_model)."""
+        self.W.copy_(rows)
+
+    @torch.no_grad()
     def copy_from_(self, other: Weights) -> None:
-        self.W.copy_(other.dense())
+        self.take_dense_(other.dense())
