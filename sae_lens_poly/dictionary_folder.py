@@ -19,13 +19,8 @@ from sae_lens.saes.sae import SAE
 from sae_lens_poly.architectures.crosscoders.file_format import to_file
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
-from sae_lens_poly.read_files import (
-    TensorHeader,
-    damaged,
-    read_header,
-    read_object,
-    require_finite,
-)
+from sae_lens_poly.read_files import damaged, read_object
+from sae_lens_poly.read_tensors import TensorHeader, is_within, read_header, require_finite
 from sae_lens_poly.saved_config import read_config
 from sae_lens_poly.training.text_reading import complete_metadata
 from sae_lens_poly.whole_files import finish_interrupted
@@ -118,7 +113,7 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
     to_file(state)  # the names that messages give
     require_finite(path, state.items())
     for name, tensor in state.items():
-        if tensor.is_floating_point() and bool((tensor.abs() > _LARGEST).any()):
+        if tensor.is_floating_point() and not is_within(tensor, _LARGEST):
             raise damaged(path, f"{name} has numbers above {_LARGEST:g}, whose squares overflow")
         if name.split(".")[0] in _WEIGHTS and not bool(tensor.any()):
             raise damaged(path, f"all numbers of {name} are 0")

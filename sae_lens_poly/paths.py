@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +24,19 @@ TEXT_FILES = {
 }
 
 
-def check_can_write(field: str, folder: str | Path) -> None:
-    """Refuse a folder that cannot be made or written to.
+#: Files and folders that a folder of text may hold.
+MOST_ENTRIES = 10_000
+
+
+def check_can_write(field: str, folder: str | Path, n_bytes: int = 0) -> None:
+    """Refuse a folder that cannot be made or written to, or whose disk has no room.
 
     It is tried: what is missing of the path is made and a file in it, and taken away again.
+
+    Args:
+        field: What names the folder.
+        folder: The folder.
+        n_bytes: About how much will be written to it.
 
     Raises:
         InputError: Naming the field, the path and what the system says.
@@ -34,7 +46,7 @@ def check_can_write(field: str, folder: str | Path) -> None:
         made = [part for part in (path, *path.parents) if not part.exists()]
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
-            pass
+            check_room(path, n_bytes)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else first_line(error)
         raise InputError(
@@ -45,6 +57,14 @@ def check_can_write(field: str, folder: str | Path) -> None:
         for part in made:
             with contextlib.suppress(OSError, ValueError):
                 part.rmdir()
+
+
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Raise an ``OSError`` where a disk has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        needed = f"about {n_bytes / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, needed)
 
 
 def check_text(field: str, name: str) -> None:
@@ -74,6 +94,14 @@ def check_text(field: str, name: str) -> None:
     # What has none may be a folder of anything, which would be searched to its last file.
     if Path.cwd().is_relative_to(path.resolve()) or not any(map(_is_text, names)):
         raise InputError(f"{field}={name!r} is not a folder of text: {remedy}")
+    n_entries = 0
+    for _, folders, files in os.walk(path):
+        n_entries += len(folders) + len(files)
+        if n_entries > MOST_ENTRIES:
+            raise InputError(
+                f"{field}={name!r} has more than {MOST_ENTRIES:,} files and folders, all of which "
+                f"would be searched: {remedy}"
+            )
 
 
 def check_there(field: str, path: str | Path, remedy: str) -> None:
@@ -124,4 +152,4 @@ def _is_text(name: str) -> bool:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    return itertools.islice(folder.iterdir(), 10_000) if folder.is_dir() else iter(())
+    return itertools.islice(folder.iterdir(), MOST_ENTRIES) if folder.is_dir() else iter(())

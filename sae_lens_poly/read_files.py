@@ -1,6 +1,7 @@
 """Reading files that may not be what their names say: bounded, typed, and nothing is run.
 
-Every file that this package reads is read through here. What is wrong with one is an
+Every file that this package reads is read through here, or through
+:mod:`~sae_lens_poly.read_tensors`. What is wrong with one is an
 :class:`~sae_lens_poly.errors.InputError` that names the file, what is wrong and the remedy.
 """
 
@@ -8,18 +9,14 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
-import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from sae_lens_poly.errors import InputError, first_line
 
@@ -32,41 +29,18 @@ MOST_TEXT = 16 * 2**20
 #: Bytes of a YAML file at most, whose parser needs a second for so many.
 MOST_YAML = 2**16
 
-#: Bytes of the header of a safetensors file at most: room for some 100,000 tensors.
-MOST_HEADER = 8 * 2**20
-
 #: Values in a YAML file at most, each counted as often as it is referred to.
-MOST_VALUES = 20_000
+MOST_VALUES = 10_000
 
-#: Files and folders in a folder of data at most, where all have to be looked at.
-MOST_ENTRIES = 10_000
-
-_AGAIN = "save or download it again"
-
-# How files begin that torch.save and pickle write.
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+AGAIN, _SEE_PRESET = "save or download it again", "see a preset for an example"
 
 
-@dataclass(frozen=True)
-class TensorHeader:
-    """What a safetensors file says about one of its tensors."""
-
-    dtype: str
-    """As the format names it: ``F32``, ``BF16``, ``I64``, ``BOOL``, ..."""
-    shape: tuple[int, ...]
-
-    @property
-    def is_floating(self) -> bool:
-        """Whether it holds floating-point numbers."""
-        return self.dtype.startswith(("F", "BF"))
-
-
-def damaged(path: Path, why: object, remedy: str = _AGAIN) -> InputError:
+def damaged(path: Path, why: object, remedy: str = AGAIN) -> InputError:
     """The error for a file that is not what its name says."""
     return InputError(f"{str(path)!r} is damaged ({str(why)[:200]}); {remedy}")
 
 
-def read_text(path: Path, remedy: str = _AGAIN, most: int = MOST_TEXT) -> str:
+def read_text(path: Path, remedy: str = AGAIN, most: int = MOST_TEXT) -> str:
     """A text file in UTF-8, of so many bytes at most.
 
     Raises:
@@ -85,7 +59,7 @@ def read_text(path: Path, remedy: str = _AGAIN, most: int = MOST_TEXT) -> str:
         raise damaged(path, f"not UTF-8: {error.reason} at byte {error.start}", remedy) from None
 
 
-def read_json(path: Path, kind: Any, remedy: str = _AGAIN) -> Any:
+def read_json(path: Path, kind: Any, remedy: str = AGAIN) -> Any:
     """A JSON file that holds a value of a type.
 
     Args:
@@ -100,21 +74,12 @@ def read_json(path: Path, kind: Any, remedy: str = _AGAIN) -> Any:
     return check_json(read_text(path, remedy), kind, path, remedy)
 
 
-def check_json(text: str, kind: Any, path: Path, remedy: str = _AGAIN) -> Any:
+def check_json(text: str, kind: Any, path: Path, remedy: str = AGAIN) -> Any:
     """The same for text that was read."""
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise damaged(path, _first_fault(error), remedy) from None
-
-
-def wrong_with(text: str, kind: Any) -> str | None:
-    """What :func:`check_json` would refuse text for, or None."""
-    try:
-        _adapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        return _first_fault(error)
-    return None
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -130,7 +95,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def read_object(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
+def read_object(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON object in which all numbers are finite.
 
     Raises:
@@ -141,18 +106,31 @@ def read_object(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
     return content
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML file of plain values, in which references do not multiply.
+class _EachOnce(yaml.SafeLoader):
+    """Refuses a field that stands twice in a mapping; YAML's loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name, times in Counter(names).items():
+            if times > 1 and name != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file of plain values, in which references do not multiply.
 
     Raises:
-        InputError: If it is no YAML, or holds more than :data:`MOST_VALUES` values.
+        InputError: If it is no YAML or no mapping, is larger than :data:`MOST_YAML`, or holds more
+            than :data:`MOST_VALUES` values.
     """
-    remedy = "see a preset for an example"
-    text = read_text(path, remedy, MOST_YAML)
+    text = read_text(path, _SEE_PRESET, MOST_YAML)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _EachOnce)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is not YAML ({first_line(error)[:200]})") from None
+        raise InputError(f"{str(path)!r} cannot be read as YAML ({first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{str(path)!r} has no fields: {_SEE_PRESET}")
     _count(content, path, MOST_VALUES, finite=False)
     return content
 
@@ -163,7 +141,7 @@ def _count(value: Any, path: Path, most: float, finite: bool) -> None:
     while unseen:
         n_left -= 1
         if n_left < 0:
-            raise damaged(path, f"more than {most:,} values", "see a preset for an example")
+            raise damaged(path, f"more than {most:,} values", _SEE_PRESET)
         part = unseen.pop()
         if finite and isinstance(part, float) and not math.isfinite(part):
             raise damaged(path, f"{part} is no value")
@@ -171,126 +149,6 @@ def _count(value: Any, path: Path, most: float, finite: bool) -> None:
             unseen += part.values()
         elif isinstance(part, list | tuple | set):
             unseen += part
-
-
-def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Names, dtypes and shapes of the tensors in a safetensors file.
-
-    Raises:
-        InputError: If it is no safetensors file; a pickle is named as such.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-        if not start.startswith(_PICKLES) and int.from_bytes(start, "little") > MOST_HEADER:
-            raise damaged(path, f"its header claims more than {MOST_HEADER:,} bytes")
-        with safe_open(path, framework="pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            return {
-                name: TensorHeader(part.get_dtype(), tuple(part.get_shape()))
-                for name, part in slices.items()
-            }
-    except SafetensorError as error:
-        if start.startswith(_PICKLES):
-            raise InputError(
-                f"{str(path)!r} is a pickle and not safetensors: loading it could run code, so it "
-                "is refused; get the weights in safetensors"
-            ) from None
-        raise damaged(path, first_line(error)) from None
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error.strerror})") from None
-
-
-def require_tensors(path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Refuse a safetensors file that does not hold just these tensors.
-
-    Args:
-        path: The file.
-        wanted: Name to kind, ``floating`` or a dtype of the format, and shape.
-
-    Raises:
-        InputError: Naming the first that is missing, too many or of another kind.
-    """
-    found = read_header(path)
-    for name in sorted({*found, *wanted}):
-        if name not in found:
-            raise damaged(path, f"it has no {name}")
-        if name not in wanted:
-            raise damaged(path, f"it has {name!r}, which does not belong there")
-        kind, shape = wanted[name]
-        fits = found[name].is_floating if kind == "floating" else found[name].dtype == kind
-        if not fits or found[name].shape != shape:
-            raise damaged(
-                path,
-                f"{name} is {found[name].dtype} {found[name].shape}, and has to be {kind} {shape}",
-            )
-
-
-def require_finite(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        InputError: Naming the first tensor that has any.
-    """
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            n_bad = int((~tensor.isfinite()).sum())
-            raise damaged(
-                path,
-                f"{name} has NaN or infinity, {n_bad} of {tensor.numel()} numbers",
-                "take what was saved before the run diverged",
-            )
-
-
-def require_unpacked(path: Path) -> None:
-    """Refuse a zip file with compressed entries: neither torch nor numpy wrote it.
-
-    Raises:
-        InputError: If there is one.
-        zipfile.BadZipFile: If it is no zip file.
-    """
-    with zipfile.ZipFile(path) as file:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-            raise damaged(path, "it is compressed, so that it could hold any amount")
-
-
-def read_torch(path: Path) -> Any:
-    """A file that ``torch.save`` wrote, of tensors and plain values: nothing in it is run.
-
-    Raises:
-        InputError: If it is something else, or unpacks to more than it is large.
-    """
-    try:
-        require_unpacked(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the unpickler meets
-        raise damaged(path, first_line(error)) from None
-
-
-def require_searchable(folder: Path, field: str) -> None:
-    """Refuse a folder that is no place of data: it would be searched for data files for hours.
-
-    Args:
-        folder: The folder.
-        field: What named it.
-
-    Raises:
-        InputError: If the program runs in it or beneath it, or it has more than
-            :data:`MOST_ENTRIES` files and folders.
-    """
-    why = ""
-    if Path.cwd().is_relative_to(folder.resolve()):
-        why = "is the folder that this program runs in, or one above"
-    n_entries = 0
-    for _, folders, files in os.walk(folder) if not why else ():
-        n_entries += len(folders) + len(files)
-        if n_entries > MOST_ENTRIES:
-            why = f"has more than {MOST_ENTRIES:,} files and folders"
-            break
-    if why:
-        raise InputError(f"{field}={str(folder)!r} {why}: name a file, or a folder of data alone")
 
 
 def require_json_rows(path: Path, field: str) -> None:

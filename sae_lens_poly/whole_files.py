@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import BELONGING, MANIFEST_FILENAME, write_manifest
+from sae_lens_poly.paths import check_room
 from sae_lens_poly.swap_paths import exchange
 
 try:
@@ -32,7 +33,7 @@ _UNFINISHED, _READY = ".unfinished-", ".ready-"
 # Entries that an old folder may have for a new one to take its place with all of them.
 _MOST_ENTRIES = 1000
 
-_SECONDS_FOR_LOCK = 60
+_SECONDS_FOR_LOCK = 300
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def whole_folder(
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root):
             _finish(folder)
-            _require_room(root, n_bytes)
+            check_room(root, n_bytes)
             unfinished = root / f"{_UNFINISHED}{folder.name}"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
@@ -127,34 +128,9 @@ def remove_unfinished(folder: Path) -> None:
         pass
 
 
-def require_writable(folder: str | Path, n_bytes: int = 0, remedy: str = "") -> None:
-    """Refuse a folder that nothing can be written to, before there is anything to write.
-
-    Args:
-        folder: It may be missing; it is not made.
-        n_bytes: About how much will be written.
-        remedy: What to do; for the message.
-
-    Raises:
-        InputError: Saying what stands in the way.
-    """
-    folder = Path(folder).resolve()
-    with _errors_of_writing(folder, remedy):
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(0, "it is a file")
-        root = folder if _stays(folder) else folder.parent
-        while not root.exists():
-            root = root.parent
-        trial = root / f"{_UNFINISHED}{os.getpid()}"
-        trial.mkdir()
-        with suppress(FileNotFoundError):  # removed by another program, as unfinished
-            trial.rmdir()
-        _require_room(root, n_bytes)
-
-
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Within it, no other program is the sole user of this folder.
+    """Within it, no other program can become the sole user of a folder.
 
     Raises:
         InputError: If another one is.
@@ -167,7 +143,7 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _errors_of_writing(path: Path, remedy: str) -> Iterator[None]:
-    """What can go wrong with a disk in one sentence: safetensors and torch have own errors."""
+    """What can go wrong with a disk in one sentence: safetensors and torch have theirs."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -248,14 +224,6 @@ def _ready(folder: Path) -> list[Path]:
 def _finish(folder: Path) -> None:
     for ready in _ready(folder):
         _move_in(ready, folder)
-
-
-def _require_room(folder: Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise OSError(
-            0, f"about {n_bytes / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
-        )
 
 
 @contextmanager

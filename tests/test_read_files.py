@@ -2,25 +2,11 @@
 
 import gzip
 import json
-import pickle
-import zipfile
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from sae_lens_poly import InputError
-from sae_lens_poly.read_files import (
-    MOST_TEXT,
-    read_header,
-    read_json,
-    read_object,
-    read_torch,
-    read_yaml,
-    require_json_rows,
-    require_searchable,
-    require_tensors,
-)
+from sae_lens_poly.read_files import MOST_TEXT, read_json, read_object, read_yaml, require_json_rows
 
 
 @pytest.mark.parametrize(
@@ -62,13 +48,13 @@ def test_kinds_of_values(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a: [", "not YAML"),
-        ("a: !!python/object/apply:os.getcwd []", "not YAML"),
-        ("a: &a [*a]", "more than 20,000 values"),
+        ("a: [", "cannot be read as YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        ("a: &a [*a]", "more than 10,000 values"),
         ("- x\n" * 20_000, "more than 65,536 bytes"),
-        ("[" * 2_000, "not YAML"),
-        ("a: " + "[" * 2_000 + "]" * 2_000, "not YAML"),
-        (f"a: &a [{'x,' * 150}]\nb: &b [{'*a,' * 150}]\nc: [*b]", "more than 20,000 values"),
+        ("[" * 2_000, "cannot be read as YAML"),
+        ("a: " + "[" * 2_000 + "]" * 2_000, "cannot be read as YAML"),
+        (f"a: &a [{'x,' * 150}]\nb: &b [{'*a,' * 150}]\nc: [*b]", "more than 10,000 values"),
     ],
 )
 def test_yaml(tmp_path, content, words):
@@ -76,67 +62,6 @@ def test_yaml(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(InputError, match=words):
         read_yaml(path)
-
-
-def test_headers_of_tensors(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_file({"W": torch.zeros(2, 3), "n": torch.tensor(4)}, path)
-    header = read_header(path)
-    assert header["W"].is_floating
-    assert header["W"].shape == (2, 3)
-    assert not header["n"].is_floating
-    require_tensors(path, {"W": ("floating", (2, 3)), "n": ("I64", ())})
-    for wanted, words in (
-        ({"W": ("floating", (2, 3))}, "'n', which does not belong"),
-        ({"W": ("floating", (3, 2)), "n": ("I64", ())}, r"W is F32 \(2, 3\)"),
-        ({"W": ("I64", (2, 3)), "n": ("I64", ())}, "W is F32"),
-        ({"W": ("floating", (2, 3)), "n": ("I64", ()), "m": ("I64", ())}, "it has no m"),
-    ):
-        with pytest.raises(InputError, match=words):
-            require_tensors(path, wanted)
-
-
-class Payload:
-    def __reduce__(self):
-        return print, ("run",)
-
-
-def test_pickles_are_not_run(tmp_path, capsys):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(InputError, match="is a pickle"):
-        read_header(path)
-    torch.save({"W": Payload()}, path)
-    with pytest.raises(InputError, match="is a pickle"):
-        read_header(path)
-    with pytest.raises(InputError, match="is damaged"):
-        read_torch(path)
-    assert capsys.readouterr().out == ""
-
-
-def test_what_unpacks_to_more_than_it_is(tmp_path):
-    path = tmp_path / "state.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data.pkl", bytes(10**6))
-    with pytest.raises(InputError, match="compressed"):
-        read_torch(path)
-    path.write_bytes((2**50).to_bytes(8, "little"))
-    with pytest.raises(InputError, match="header claims more"):
-        read_header(path)
-
-
-def test_folders_that_would_be_searched(tmp_path, monkeypatch):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "a")
-    for folder in (tmp_path, tmp_path / "a"):
-        with pytest.raises(InputError, match=r"dataset_path=.* this program runs in"):
-            require_searchable(folder, "dataset_path")
-    require_searchable(tmp_path / "a" / "b", "dataset_path")
-    monkeypatch.setattr("sae_lens_poly.read_files.MOST_ENTRIES", 2)
-    for number in range(3):
-        (tmp_path / "a" / "b" / f"{number}.txt").touch()
-    with pytest.raises(InputError, match="more than 2 files"):
-        require_searchable(tmp_path / "a" / "b", "dataset_path")
 
 
 def test_json_rows(tmp_path):

@@ -13,7 +13,6 @@ from sae_lens_poly.manifest import MANIFEST_FILENAME, check_manifest
 from sae_lens_poly.whole_files import (
     finish_interrupted,
     remove_unfinished,
-    require_writable,
     sole_user,
     whole_file,
     whole_folder,
@@ -37,8 +36,8 @@ def old(request, tmp_path, monkeypatch):
     return folder
 
 
-def save(folder, content):
-    with whole_folder(folder, manifest=True) as unfinished:
+def save(folder, content, n_bytes=0):
+    with whole_folder(folder, manifest=True, n_bytes=n_bytes) as unfinished:
         (unfinished / "cfg.json").write_text(content)
         (unfinished / "sae_weights.safetensors").write_text(content)
 
@@ -171,15 +170,15 @@ def test_two_users_of_one_folder(holding, tmp_path):
         pass
 
 
-def test_places_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "x" / "y"):
-        with pytest.raises(InputError, match="cannot be written"):
-            require_writable(folder)
+def test_no_room(old):
+    before = names(old)
     with pytest.raises(InputError, match=r"MB are needed and .* MB are free"):
-        require_writable(tmp_path / "out", n_bytes=2**60)
-    require_writable(tmp_path / "a" / "b", n_bytes=10)
-    assert not (tmp_path / "a").exists()
+        save(old, "new", n_bytes=2**60)
+    assert names(old) == before
+
+
+def test_a_file_in_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
     remedy = "there is something in the way"
     with pytest.raises(InputError, match=remedy), whole_file(tmp_path / "file" / "x", remedy):
         pass

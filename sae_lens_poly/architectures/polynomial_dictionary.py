@@ -22,6 +22,7 @@ from sae_lens_poly.architectures.decoders.decoder import (
 from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.official.reader import refuse_official
 from sae_lens_poly.architectures.official.shared_u import convert_shared_u
+from sae_lens_poly.artifact_names import artifact_name
 from sae_lens_poly.errors import InputError
 
 
@@ -67,6 +68,10 @@ class PolynomialDictionary(SAE[Any]):
     def norms_the_code(self) -> bool:
         """Whether feature activations are in units of latents with a decoder of norm 1."""
         return getattr(self.cfg, "rescale_acts_by_decoder_norm", False)
+
+    def get_name(self) -> str:
+        """SAELens' name for the dictionary, as wandb takes it: :func:`artifact_name`."""
+        return artifact_name(super().get_name())
 
     @override
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_poly.comparison.yaml_file import read_yaml_mapping
 from sae_lens_poly.constraints import Constraint, Flag, ListOf, Number, Text, read_value
 from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.settings import EvaluationSettings, check_evaluation_text
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.paths import exists
+from sae_lens_poly.read_files import read_yaml
 from sae_lens_poly.training.flags import config_of, read_run
 from sae_lens_poly.training.settings import CONSTRAINTS
 from sae_lens_poly.training.text_reading import TEXT_FIELDS
@@ -137,9 +137,9 @@ def comparison_of(
     """The part of :func:`read_comparison` that needs no SAELens: all but :func:`check_arms`."""
     if source in presets():
         file = resources.files("sae_lens_poly.comparison") / "presets" / f"{source}.yaml"
-        content, name = read_yaml_mapping(file), source
+        content, name = read_yaml(Path(str(file))), source
     elif exists(source) and Path(source).is_file():
-        content, name = read_yaml_mapping(Path(source)), Path(source).stem
+        content, name = read_yaml(Path(source)), Path(source).stem
     else:
         raise InputError(
             f"{source!r} is neither a file nor a preset: the presets are {', '.join(presets())}"

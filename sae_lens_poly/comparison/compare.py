@@ -42,12 +42,13 @@ from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
+from sae_lens_poly.paths import check_can_write
 from sae_lens_poly.read_files import read_json
 from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.training.flags import fit_to_model
 from sae_lens_poly.training.runner import StoppedRun
 from sae_lens_poly.training.training_text import TrainingText
-from sae_lens_poly.whole_files import require_writable, sole_user, write_json
+from sae_lens_poly.whole_files import sole_user, write_json
 
 TUNING_FILENAME = "explained_variance.json"
 
@@ -188,7 +189,7 @@ def run_comparison(
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
         StoppedRun: If a signal stopped it; the next call goes on.
     """
-    require_writable(output, remedy="free some space, or give another --output")
+    check_can_write("output", output)
     with sole_user(output / "runs"):
         return _run(Bench(comparison, output, device), seeds, jobs, evaluate)
 

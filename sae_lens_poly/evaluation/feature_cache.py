@@ -15,7 +15,8 @@ from scipy import sparse
 
 from sae_lens_poly.dictionary_folder import require_files
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.read_files import digest_file, require_unpacked
+from sae_lens_poly.read_files import digest_file
+from sae_lens_poly.read_tensors import require_unpacked
 from sae_lens_poly.whole_files import whole_file
 
 #: What is in a key: numbers, texts, lists and mappings of them.

@@ -30,9 +30,10 @@ from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.manifest import EVALUATION_FILENAME, PICTURE_FILENAME
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.paths import check_can_write
 from sae_lens_poly.training.text_reading import TextReading
 from sae_lens_poly.training.texts_read import require_known, texts_read
-from sae_lens_poly.whole_files import require_writable, whole_folder, write_json
+from sae_lens_poly.whole_files import whole_folder, write_json
 
 #: Name of the field of the file that says which weights it is of.
 DICTIONARY_HASH = "dictionary_hash"
@@ -167,7 +168,7 @@ def evaluate_saved(
     """
     sae = load_dictionary(folder, device)
     results, remedy = Path(output or folder), "free some space, or name another folder (--output)"
-    require_writable(results, n_bytes=300_000, remedy=remedy)
+    check_can_write("output", results, n_bytes=300_000)
     if data is None:
         data = load_evaluation_data(
             sae, model or model_of(sae, folder, device), settings or settings_for(folder, output)

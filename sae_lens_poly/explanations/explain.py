@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.explanations.judge import Judge, Message, UnreadableAnswer
@@ -24,6 +24,7 @@ from sae_lens_poly.explanations.prompts import (
 )
 from sae_lens_poly.explanations.scores import score, summary
 from sae_lens_poly.explanations.settings import ExplanationSettings
+from sae_lens_poly.read_files import read_json
 from sae_lens_poly.whole_files import write_json
 
 #: Characters in a token, for estimates; English prose has 4 and more, code has fewer.
@@ -33,6 +34,13 @@ _EXPLANATION_TOKENS, _ANSWER_TOKENS = 40, 8
 
 Prompt = Callable[[str, Sequence[Passage]], list[Message]]
 _TESTS: dict[str, Prompt] = {"detection": detection_prompt, "fuzzing": fuzzing_prompt}
+
+
+class _Saved(TypedDict):
+    model: str
+    settings: dict[str, Any]
+    dictionary: str
+    latents: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def _batches(material: Material, settings: ExplanationSettings, seed: int) -> li
 def _found_in(path: Path, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path, _Saved, "name another file with --output, or remove this one")
     for name, value in run.items():
         # How many latents are drawn leaves those that are explained as they are.
         then, now = (_without_number(x) if name == "settings" else x for x in (saved[name], value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from sae_lens.util import get_special_token_ids
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.evaluation.saved import held_out_store
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.explorer.kept_contexts import KeptContexts
@@ -24,9 +24,20 @@ from sae_lens_poly.explorer.latent_counts import LatentCounts
 from sae_lens_poly.explorer.sampled_codes import SampledCodes
 from sae_lens_poly.explorer.settings import CollectionSettings
 from sae_lens_poly.models.stacked_hooks import StackedHooks
-from sae_lens_poly.whole_files import write_json
+from sae_lens_poly.read_files import damaged, read_json
+from sae_lens_poly.read_tensors import read_header
+from sae_lens_poly.whole_files import whole_file, write_json
 
 STATE_FILENAME, RUN_FILENAME, TOKENS_FILENAME = "state.safetensors", "run.json", "tokens.npy"
+
+
+_REMEDY = "delete it: the text is then read again"
+
+
+class _Run(TypedDict):
+    settings: dict[str, Any]
+    dictionary: str
+    finished: bool
 
 
 class Collection(nn.Module):
@@ -142,7 +153,7 @@ def collect(
     run = {"settings": settings.to_dict(), "dictionary": of}
     found = _run_in(folder)
     if found is not None and {k: found[k] for k in run} == run:
-        collection.load_state_dict(load_file(folder / STATE_FILENAME))
+        _load(collection, folder)
     else:
         found = None
     if found is None or not found["finished"]:
@@ -164,11 +175,17 @@ def collected_in(folder: str | Path, collection: Collection | None = None) -> Co
             "on the dictionary first"
         )
     if collection is None:
-        state = load_file(folder / STATE_FILENAME)
-        settings = CollectionSettings(**run["settings"])
-        collection = Collection(len(state["counts.n_active"]), settings)
-        collection.load_state_dict(state)
-    tokens = np.load(folder / TOKENS_FILENAME, mmap_mode="r")
+        header = read_header(folder / STATE_FILENAME, _REMEDY)
+        try:
+            d_sae = header["counts.n_active"].shape[0]
+            collection = Collection(d_sae, CollectionSettings(**run["settings"]))
+        except (KeyError, IndexError, TypeError) as error:
+            raise damaged(folder / RUN_FILENAME, first_line(error), _REMEDY) from None
+        _load(collection, folder)
+    try:
+        tokens = np.load(folder / TOKENS_FILENAME, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise damaged(folder / TOKENS_FILENAME, first_line(error), _REMEDY) from None
     return Collected(collection.cpu(), tokens[: int(collection.n_contexts)])
 
 
@@ -181,8 +198,17 @@ def settings_in(folder: str | Path) -> dict[str, Any]:
 def _run_in(folder: Path) -> dict[str, Any] | None:
     if not (folder / RUN_FILENAME).is_file() or not (folder / STATE_FILENAME).is_file():
         return None
-    run: dict[str, Any] = json.loads((folder / RUN_FILENAME).read_text(encoding="utf-8"))
+    run: dict[str, Any] = read_json(folder / RUN_FILENAME, _Run, _REMEDY)
     return run
+
+
+def _load(collection: Collection, folder: Path) -> None:
+    path = folder / STATE_FILENAME
+    read_header(path, _REMEDY)
+    try:
+        collection.load_state_dict(load_file(path))
+    except RuntimeError as error:  # other names or shapes
+        raise damaged(path, first_line(error), _REMEDY) from None
 
 
 def _read_text(
@@ -202,9 +228,8 @@ def _read_text(
         if tokens_kept is not None:
             tokens_kept.flush()  # type: ignore[attr-defined]
         # The state is written last: a run that is stopped in between starts from the older one.
-        unfinished = (folder / STATE_FILENAME).with_suffix(".unfinished")
-        save_file({k: v.contiguous() for k, v in collection.state_dict().items()}, unfinished)
-        unfinished.replace(folder / STATE_FILENAME)
+        with whole_file(folder / STATE_FILENAME) as unfinished:
+            save_file({k: v.contiguous() for k, v in collection.state_dict().items()}, unfinished)
         write_json(folder / RUN_FILENAME, run | {"finished": finished})
 
     batches = _batches(sae, model, settings)

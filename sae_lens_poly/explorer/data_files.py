@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sae_lens_poly.whole_files import whole_file
+
 
 class TokenTexts:
     """The text of single tokens, each looked up once.
@@ -63,13 +65,15 @@ def plain(values: Any, digits: int = 4) -> Any:
 
 
 def write_data(path: Path, value: Any) -> None:
-    """Write JSON, compressed, under another name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON, compressed, whole.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    unfinished = path.with_suffix(".unfinished")
-    # No time in the file: the same data are the same bytes.
-    unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        # No time in the file: the same data are the same bytes.
+        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def read_data(path: Path) -> Any:

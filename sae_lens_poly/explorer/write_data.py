@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_poly.analysis.profiles import profile_of
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
 from sae_lens_poly.evaluation.saved import DICTIONARY_HASH, EVALUATION_FILENAME
 from sae_lens_poly.explorer.collect import Collected
@@ -28,6 +28,8 @@ from sae_lens_poly.explorer.unembedding import unembeddings
 from sae_lens_poly.hook_names import short_hook_name
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels
+from sae_lens_poly.read_files import read_json
+from sae_lens_poly.whole_files import write_json
 
 #: Of the format; files of another one are written again.
 FORMAT = 1
@@ -68,11 +70,10 @@ class DataWriter:
             "settings": self.collected.settings.to_dict(),
         }
         stamp_file = folder / "stamp.json"
-        if not stamp_file.is_file() or json.loads(stamp_file.read_text(encoding="utf-8")) != stamp:
+        if not _is_of(stamp_file, stamp):
             for path in folder.glob("**/*.json.gz"):
                 path.unlink()
-            folder.mkdir(parents=True, exist_ok=True)
-            stamp_file.write_text(json.dumps(stamp), encoding="utf-8")
+            write_json(stamp_file, stamp)
         drive, coherence = self._drive()
         if isinstance(self.model, StackedModels) and isinstance(self.sae, Crosscoder):
             found = model_diffs(self.sae, self.model, self._activations())
@@ -301,12 +302,20 @@ def file_name(number: int) -> str:
     return f"{number:05d}.json.gz"
 
 
+def _is_of(stamp_file: Path, stamp: dict[str, Any]) -> bool:
+    """Whether the data beside a stamp are of the same; a damaged one is of nothing."""
+    try:
+        return stamp_file.is_file() and read_json(stamp_file, dict[str, Any]) == stamp
+    except InputError:
+        return False
+
+
 def _evaluation_in(source: Path, of: str) -> dict[str, Any] | None:
     """The figures of the last evaluation, if they are of these weights."""
     path = source / EVALUATION_FILENAME
     if not path.is_file():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    evaluation: dict[str, Any] = read_json(path, dict[str, Any])
     wanted = ("per_hook", "pooled", "l0", "coherence", "interactions", "n_tokens", "ce_clean")
     if of and evaluation.get(DICTIONARY_HASH) != of:
         return None

@@ -27,14 +27,8 @@ from typing_extensions import TypedDict
 from sae_lens_poly.dictionary_folder import check_dictionary, check_weights
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
-from sae_lens_poly.read_files import (
-    damaged,
-    read_json,
-    read_object,
-    read_torch,
-    require_finite,
-    require_tensors,
-)
+from sae_lens_poly.read_files import damaged, read_json, read_object
+from sae_lens_poly.read_tensors import read_torch, require_finite, require_tensors
 from sae_lens_poly.whole_files import remove_unfinished
 
 _REMEDY = "resume from another checkpoint"

@@ -24,7 +24,7 @@ class CheckpointWriter:
     Args:
         trainer: The trainer, of which the plan of checkpoints is taken.
         folder: Where checkpoints go; None: nowhere but to wandb, if it is used.
-        resumed_from: The checkpoint that the run goes on from, if so.
+        resumed_from: The checkpoint that the run is resumed from, if so.
         before_saving: Called each time; raises ``DivergedRun`` if there is nothing worth saving.
     """
 
@@ -95,7 +95,7 @@ class CheckpointWriter:
         except DivergedRun:
             raise
         except InputError as error:
-            logger.warning(f"no checkpoint at {name}, training goes on: {error}")
+            logger.warning(f"no checkpoint at {name}, training continues: {error}")
 
 
 def size_of(sae: SAE[Any]) -> int:

@@ -10,8 +10,8 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.embedded.corpus import stdlib_dataset
 from sae_lens_poly.errors import InputError, first_line
-from sae_lens_poly.paths import TEXT_FILES
-from sae_lens_poly.read_files import require_json_rows, require_searchable
+from sae_lens_poly.paths import TEXT_FILES, check_text
+from sae_lens_poly.read_files import require_json_rows
 
 
 def is_on_hub(dataset_path: str) -> bool:
@@ -65,8 +65,7 @@ def load_rows(dataset_path: str, streaming: bool) -> Dataset | IterableDataset:
     name = dataset_path
     if path.is_dir():
         name = str(path.resolve())  # "text" and "json" mean something else to datasets
-        if not (path / "dataset_info.json").is_file():
-            require_searchable(path, "dataset_path")
+        check_text("dataset_path", dataset_path)
     elif name in TEXT_FILES.values():
         raise InputError(
             f"dataset_path={name!r} is a kind of file, and there is no folder of that name: give "

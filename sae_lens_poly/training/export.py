@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from sae_lens_poly.dictionary_folder import require_files
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.manifest import check_manifest
-from sae_lens_poly.read_files import require_tensors
+from sae_lens_poly.paths import check_can_write
+from sae_lens_poly.read_tensors import require_tensors
 from sae_lens_poly.training.checkpoint_files import STORE_STATE
 from sae_lens_poly.training.checkpoint_writer import size_of
 from sae_lens_poly.training.fine_tuning import load_training_dictionary
-from sae_lens_poly.whole_files import require_writable, whole_folder
+from sae_lens_poly.whole_files import whole_folder
 
 
 def export_checkpoint(
@@ -39,7 +40,7 @@ def export_checkpoint(
         raise InputError(
             f"{str(folder)!r} is a checkpoint, which an export would replace: give another folder"
         )
-    require_writable(folder)
+    check_can_write("folder", folder)
     checkpoint = Path(checkpoint)
     require_files(checkpoint, "give the folder of a checkpoint")
     check_manifest(checkpoint)

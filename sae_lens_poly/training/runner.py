@@ -26,6 +26,7 @@ from sae_lens_poly.artifact_names import check_artifact_name
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
+from sae_lens_poly.paths import check_can_write
 from sae_lens_poly.training.checkpoint_files import check_against, find_checkpoint
 from sae_lens_poly.training.checkpoint_writer import CheckpointWriter, size_of
 from sae_lens_poly.training.checkpoints import (
@@ -40,7 +41,7 @@ from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
 from sae_lens_poly.training.texts_read import texts_read
 from sae_lens_poly.training.training_text import TrainingText
-from sae_lens_poly.whole_files import require_writable, whole_folder
+from sae_lens_poly.whole_files import whole_folder
 
 # What SAELens' store, a tokenizer or a chat template raise for a row that they cannot take.
 _ERRORS_OF_TEXT = (ValueError, TypeError, KeyError, IndexError, TemplateError)
@@ -113,6 +114,13 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
                 text.earlier = texts_read(override_sae.cfg.metadata)
         try:
             super().__init__(cfg, text.dataset, model, override_sae)
+        except (RuntimeError, MemoryError) as error:
+            if "alloc" not in str(error):
+                raise
+            raise InputError(
+                f"d_sae={cfg.sae.d_sae} latents for d_in={cfg.sae.d_in} do not fit "
+                f"into memory ({first_line(error)[:200]}): lower d_sae"
+            ) from error
         except (ValueError, FileNotFoundError, StopIteration) as error:
             if isinstance(error, InputError) or not cfg.use_cached_activations:
                 raise
@@ -123,8 +131,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             ) from error
         for field in ("output_path", "checkpoint_path"):
             if (folder := getattr(cfg, field)) is not None:
-                remedy = f"free some space, or set another {field}"
-                require_writable(folder, size_of(self.sae), remedy)
+                check_can_write(field, folder, size_of(self.sae))
         self._set_sae_metadata()
         if cfg.logger.log_to_wandb:
             check_artifact_name(self.sae.get_name())

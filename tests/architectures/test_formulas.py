@@ -11,7 +11,7 @@ from sae_lens_poly.architectures.decoders.interactions import (
 )
 from sae_lens_poly.architectures.decoders.powers import Powers
 from sae_lens_poly.architectures.decoders.term import CODE_LIMIT
-from sae_lens_poly.architectures.sparsifiers.batch_topk import BatchTopK
+from sae_lens_poly.architectures.sparsifiers.batch_topk import BatchTopK, follow_scores_
 from tests.architectures.dictionaries import (
     D_MODEL,
     D_SAE,
@@ -180,15 +180,23 @@ def test_scales_bring_every_hook_point_to_mean_norm_sqrt_d():
     torch.testing.assert_close(scales.denormalise(scales.normalise(x)), x)
 
 
-def test_threshold_is_a_mean_then_a_moving_average():
+@pytest.mark.parametrize("n_batches", [1, 2, 30, 300, 3000])
+def test_threshold_is_that_of_the_last_batches_however_short_the_run(n_batches):
+    threshold, seen = torch.zeros(()), torch.zeros((), dtype=torch.long)
+    for batch in range(1, n_batches + 1):  # scores of a dictionary that is still growing
+        follow_scores_(threshold, seen, torch.tensor([float(batch), 2.0 * batch]), lr=0.01)
+    assert 0.89 * n_batches < threshold <= n_batches
+
+
+def test_threshold_is_a_moving_average():
     sparsifier = BatchTopK(
-        TrainingCrosscoderConfig(d_in=2, d_sae=2, k=1, topk_threshold_lr=0.25), 2
+        TrainingCrosscoderConfig(d_in=2, d_sae=2, k=1, topk_threshold_lr=0.75), 2
     )
     expected = 0.0
     for n, lowest in enumerate([5.0, 1.0, 3.0, 2.0, 8.0, 4.0], start=1):
         codes = torch.tensor([[lowest, 0.0], [lowest + 1, 0.0]])
         sparsifier.update_(codes)
-        weight = max(1 / n, 0.25)
+        weight = max(10 / (n + 9), 0.75)
         expected = (1 - weight) * expected + weight * lowest
         assert sparsifier.threshold.item() == pytest.approx(expected)
     sparsifier.update_(torch.zeros(2, 2))  # nothing active: nothing learned

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from sae_lens_poly import InputError, StackedHooks, TrainingRunner, export_checkpoint, whole_files
+from sae_lens_poly import InputError, StackedHooks, TrainingRunner, export_checkpoint
 from sae_lens_poly.cli import main
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.embedded.corpus import stdlib_dataset
@@ -45,7 +45,7 @@ def test_a_checkpoint_that_fails_does_not_end_the_run(train, tmp_path, monkeypat
 
     monkeypatch.setattr(torch, "save", half)
     train(n_checkpoints=1)
-    assert "no checkpoint at 768, training goes on" in caplog.text
+    assert "no checkpoint at 768, training continues" in caplog.text
     assert "PytorchStreamWriter failed" in caplog.text
     load_dictionary(tmp_path / "output")
     assert not list(tmp_path.glob("checkpoints/*/*"))
@@ -66,10 +66,10 @@ def test_a_dictionary_that_cannot_be_saved_is_kept(train, tmp_path, monkeypatch)
 
 def test_no_room_is_found_out_before_training(train, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=0)
-    monkeypatch.setattr(whole_files.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(InputError, match=r"output'.* MB are needed and 0.0 MB are free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match=r"output_path=.* MB are needed and 0.0 MB are free"):
         train()
-    with pytest.raises(InputError, match=r"checkpoints/.* MB are needed and 0.0 MB are free"):
+    with pytest.raises(InputError, match=r"checkpoint_path=.* MB are needed and 0.0 MB are free"):
         train(output_path=None)
 
 

@@ -19,7 +19,7 @@ from sae_lens_poly.hook_names import expand_hook_names
 #: What the fields of a stack may be.
 STACK_CONSTRAINTS: dict[str, Constraint] = {
     "d_in": Number(at_least=1, whole=True),
-    "d_sae": Number(at_least=1, whole=True),
+    "d_sae": Number(at_least=1, at_most=2**31 - 1, whole=True),
     "n_hooks": Number(at_least=1, whole=True),
     "apply_b_dec_to_input": Flag(),
     "structure": Choice(*STRUCTURES),

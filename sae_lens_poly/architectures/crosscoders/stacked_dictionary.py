@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -100,10 +99,6 @@ class StackedDictionary(PolynomialDictionary):
     def decoder_norms(self) -> torch.Tensor:
         """Norm of the linear decoder of each latent at each hook point, (d_sae, n_hooks)."""
         return self.decoder_weights.norms()
-
-    def get_name(self) -> str:
-        """SAELens' name for the dictionary, with the signs that wandb refuses replaced."""
-        return re.sub(r"[^\w./-]+", "-", super().get_name())
 
     @override
     def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:

@@ -150,9 +150,8 @@ def aux_k_of_levels(
 class PolynomialTopK(PolynomialDictionary):
     """Goes in front of SAELens' TopK, BatchTopK or Matryoshka BatchTopK class, in training.
 
-    The threshold of the last two is a plain mean of the smallest kept scores until
-    ``1 / topk_threshold_lr`` batches have been seen. SAELens' moving average starts at 0, so that
-    what is exported after a short run has many times k active latents.
+    The threshold of the last two is as a crosscoder's, by :func:`follow_scores_`: SAELens' average
+    starts at 0, so that what is exported after a short run has many times k active latents.
     """
 
     def __init__(self, cfg: Any, use_error_term: bool = False) -> None:

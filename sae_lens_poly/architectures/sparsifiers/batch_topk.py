@@ -15,6 +15,9 @@ from sae_lens_poly.architectures.sparsifiers.base import (
 )
 from sae_lens_poly.constraints import Number
 
+#: One over the part of the batches so far that the threshold of a short run is a mean of.
+RECENT = 10
+
 #: How many scores are looked at to guess the cut of a batch.
 _SAMPLE = 2**16
 
@@ -90,8 +93,9 @@ def follow_scores_(
 ) -> None:
     """Move a threshold by the scores of a batch, in place.
 
-    An exponential moving average of the smallest score that was kept; until ``1 / lr`` batches have
-    been seen their plain mean, so that it is not biased towards zero in a short run.
+    An exponential moving average of the smallest score that was kept. Before :data:`RECENT` / lr
+    batches have been seen it is of about the last tenth of them: a longer one would still hold the
+    zero that it starts at, or the first scores, of which the last are a multiple.
 
     Args:
         threshold: Shape ().
@@ -104,7 +108,8 @@ def follow_scores_(
     if kept.numel() == 0:
         return
     n_batches += stands_for
-    weight = (stands_for / n_batches).clamp_min(min(1.0, stands_for * lr))
+    weight = RECENT * stands_for / (n_batches + (RECENT - 1))
+    weight = weight.clamp(min(1.0, stands_for * lr), 1.0)
     threshold.lerp_(kept.min().to(threshold.dtype), weight.to(threshold.dtype))
 
 
