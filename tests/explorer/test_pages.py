@@ -1,6 +1,7 @@
 """The pages in Chromium: served, static, hostile, small."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -17,6 +18,7 @@ from tests.explorer.browser import SCREENSHOTS, SIZES, Page, chromium, serving_a
 from tests.explorer.dictionaries import save, two_models  # noqa: E402
 
 expect = sync_api.expect
+expect.set_options(timeout=30_000)  # machines that run tests are busy
 pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no chromium here")
 
 #: What sticks out of the window, but for tables that scroll by themselves.
@@ -112,12 +114,13 @@ def test_search_sort_and_filter_are_in_the_address(browser, served):
         expect(page.get_by_role("status")).to_have_text("63 of 64")
         page.get_by_role("button", name="density").click()
         expect(rows.first.locator("a")).to_have_text("0")  # it is always active
-        assert "sort=-density" in page.url
+        expect(page).to_have_url(re.compile("sort=-density"))
         page.get_by_label("Which latents").select_option("dead")
         expect(rows).to_have_count(1)
         page.get_by_label("Which latents").select_option("all")
         page.get_by_label("Search the latents").fill("42")
         expect(rows.first.locator("a")).to_have_text("42")
+        expect(page).to_have_url(re.compile("42"))
         again = view.open(page.url.removeprefix(served))
         expect(again.get_by_label("Search the latents")).to_have_value("42")
         rows.first.locator("a").click()
@@ -151,9 +154,9 @@ def test_a_clamp_changes_what_comes_next(browser, served):
         page.get_by_label("Latent", exact=True).fill("9")
         page.get_by_label("Value").fill("300")
         page.get_by_label("Value").blur()
+        expect(page).to_have_url(re.compile(r"edits=clamp\.9\.300"))
         divergence = page.get_by_test_id("divergence")
         expect(divergence).not_to_contain_text("divergence 0 nats")
-        assert "edits=clamp.9.300" in page.url
         page.get_by_label("Latent", exact=True).fill("4000")
         page.get_by_label("Latent", exact=True).blur()
         expect(page.get_by_role("alert")).to_contain_text("latent 4000 does not exist")

@@ -28,6 +28,9 @@ from sae_lens_poly import InputError, whole_files
 
 KILLED, REFUSED, FAILED = 77, 2, 1
 
+#: After which a child is stuck.
+SECONDS = 300
+
 _ON_PATHS = ("rename", "replace", "remove", "unlink", "mkdir", "rmdir", "link", "symlink")
 
 
@@ -74,6 +77,9 @@ def run_child(act: Callable[[], None], watched: Path, interruption: Interruption
                 os.dup2(theirs, stream)
             sys.stdout = sys.stderr = os.fdopen(theirs, "w", buffering=1)
             logging.basicConfig(stream=sys.stderr, force=True)
+            signal.alarm(SECONDS)
+            # Of the threads that torch computes with, a fork has none, and would wait for them.
+            torch.set_num_threads(1)
             _limit(interruption)
             counter = _Counter(watched.resolve(), interruption)
             counter.install()
