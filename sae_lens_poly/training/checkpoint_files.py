@@ -29,6 +29,7 @@ from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
 from sae_lens_poly.read_files import damaged, read_json, read_object
 from sae_lens_poly.read_tensors import read_torch, require_finite, require_tensors
+from sae_lens_poly.training.old_moments import transpose_old_moments_
 from sae_lens_poly.whole_files import remove_unfinished
 
 _REMEDY = "resume from another checkpoint"
@@ -145,7 +146,11 @@ def check_against(folder: Path, trainer: SAETrainer[Any, Any]) -> None:
     fresh = trainer.optimizer.state_dict()
     fresh.pop("state")
     _check_like(state["optimizer"], fresh, "optimizer", path)
-    _check_moments(moments, list(trainer.sae.parameters()), path)
+    parameters = list(trainer.sae.parameters())
+    if not isinstance(moments, dict) or moments.keys() - set(range(len(parameters))):
+        raise damaged(path, "optimizer.state is not that of these parameters", _REMEDY)
+    transpose_old_moments_(moments, trainer.sae, folder)
+    _check_moments(moments, parameters, path)
     _check_like(state["lr_scheduler"], trainer.lr_scheduler.state_dict(), "lr_scheduler", path)
     schedulers = {n: s.state_dict() for n, s in trainer.coefficient_schedulers.items()}
     if state["coefficient_schedulers"].keys() != schedulers.keys():
@@ -153,10 +158,8 @@ def check_against(folder: Path, trainer: SAETrainer[Any, Any]) -> None:
     _check_like(state["coefficient_schedulers"], schedulers, "coefficient_schedulers", path)
 
 
-def _check_moments(found: Any, parameters: list[torch.nn.Parameter], path: Path) -> None:
+def _check_moments(found: dict[int, Any], parameters: list[torch.nn.Parameter], path: Path) -> None:
     """Adam's state: one entry for each parameter, none before the first step."""
-    if not isinstance(found, dict) or found.keys() - set(range(len(parameters))):
-        raise damaged(path, "optimizer.state is not that of these parameters", _REMEDY)
     for number, entry in found.items():
         wanted = {"step": torch.zeros(())}
         wanted |= dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[number].data)

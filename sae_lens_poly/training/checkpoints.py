@@ -8,12 +8,13 @@ from typing import Any
 
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import RUNNER_CFG_FILENAME, SAE_CFG_FILENAME
+from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_poly.errors import InputError
+from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import split_model_names
 from sae_lens_poly.paths import exists
-from sae_lens_poly.read_files import read_object
+from sae_lens_poly.read_files import damaged, read_object
 from sae_lens_poly.training.checkpoint_files import check_checkpoint_files
 
 # Fields of a dictionary that a resumed run may change: they do not change what is learned.
@@ -47,7 +48,12 @@ def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any])
     """
     folder = Path(folder)
     check_checkpoint_files(folder, cfg)
-    saved = read_object(folder / SAE_CFG_FILENAME)
+    of_file = read_object(folder / SAE_CFG_FILENAME)
+    try:  # by today's names, with today's defaults for what older versions did not have
+        saved = TrainingSAEConfig.from_dict(dict(of_file)).to_dict()
+    except (KeyError, TypeError, ValueError) as error:
+        reason = first_line(error)
+        raise damaged(folder / SAE_CFG_FILENAME, reason, "resume from another checkpoint") from None
     wanted = cfg.sae.to_dict()
     for key in sorted(wanted.keys() - _FREE_OF_DICTIONARY):
         if saved.get(key) != wanted[key]:
@@ -60,7 +66,7 @@ def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any])
     for key in sorted((new.keys() & of_run.keys()) - free):
         if _plainly(key, of_run[key]) != _plainly(key, new[key]):
             raise _differs(folder, key, of_run[key], new[key])
-    had_text = bool((saved.get("metadata") or {}).get("texts_read"))
+    had_text = bool((of_file.get("metadata") or {}).get("texts_read"))
     if not had_text and _place(of_run.get("dataset_path")) != _place(cfg.dataset_path):
         raise _differs(folder, "dataset_path", of_run.get("dataset_path"), cfg.dataset_path)
 

@@ -37,6 +37,7 @@ from sae_lens_poly.training.checkpoints import (
 )
 from sae_lens_poly.training.fine_tuning import check_given, load_training_dictionary
 from sae_lens_poly.training.finite_loss import DivergedRun, LossWatch
+from sae_lens_poly.training.old_moments import transpose_old_moments_
 from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
 from sae_lens_poly.training.texts_read import texts_read
@@ -167,6 +168,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         self, trainer: SAETrainer[TrainingSAE[Any], Any]
     ) -> TrainingSAE[Any]:
         cfg = self.cfg
+        if cfg.resume_from_checkpoint is not None:
+            moments = enumerate(map(trainer.optimizer.state.get, self.sae.parameters()))
+            transpose_old_moments_(dict(moments), self.sae, cfg.resume_from_checkpoint)
         if self._is_prolonged:
             plan_again(trainer)
         watch = LossWatch(trainer)
