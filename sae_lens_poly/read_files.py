@@ -7,6 +7,7 @@ Every file that this package reads is read through here, or through
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import math
 from collections import Counter
@@ -152,7 +153,9 @@ def _count(value: Any, path: Path, most: float, finite: bool) -> None:
 
 
 def require_json_rows(path: Path, field: str) -> None:
-    """Refuse a JSON file that does not begin with a row: pyarrow crashes on one that says null.
+    """Refuse a JSON file that does not begin with a row, or not in UTF-8.
+
+    pyarrow crashes on one that says null, and takes any bytes for text until they are looked at.
 
     Args:
         path: A ``.json`` or ``.jsonl``, or one of them in ``.gz``.
@@ -160,9 +163,11 @@ def require_json_rows(path: Path, field: str) -> None:
 
     Raises:
         InputError: If it begins otherwise.
+        UnicodeDecodeError: If its first megabyte is in another encoding.
     """
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        start = file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").lstrip()
+    codecs.getincrementaldecoder("utf-8")().decode(start)
     if not start.startswith((b"{", b"[")):
         raise InputError(
             f"{field}={str(path)!r} begins with {start[:20]!r}, which is no row: give one object "
