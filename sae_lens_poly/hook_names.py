@@ -27,9 +27,12 @@ def expand_hook_names(pattern: str | list[str]) -> list[str]:
 
     Raises:
         InputError: If a hook point is named twice, or the pattern names none, or more than
-            :data:`MOST_HOOK_NAMES`, or is malformed.
+            :data:`MOST_HOOK_NAMES`, or is malformed or no text.
     """
-    text = ",".join(pattern) if isinstance(pattern, list) else pattern
+    patterns: list[object] = [*pattern] if isinstance(pattern, list) else [pattern]
+    if wrong := [one for one in patterns if not isinstance(one, str)]:
+        raise InputError(f"hook_name={wrong[0]!r:.200} is no text: give the name of a hook point")
+    text = ",".join(map(str, patterns))
     shown = repr(text if len(text) <= 200 else f"{text[:200]}...")
     if len(text) > _MOST_LETTERS:
         raise InputError(f"hook_name={shown} is {len(text):,} letters long: name fewer hook points")

@@ -53,7 +53,7 @@ class SavedMetadata:
     context_size: Annotated[int, Field(ge=1, le=2**24)] | None = None
     prepend_bos: bool | None = None
     exclude_special_tokens: bool | list[int] | None = None
-    seqpos_slice: list[int | None] | None = None
+    seqpos_slice: Annotated[list[int | None], Field(min_length=1, max_length=3)] | None = None
     sequence_separator_token: int | str | None = None
     disable_concat_sequences: bool | None = None
     use_chat_formatting: bool | None = None

@@ -34,6 +34,8 @@ def test_expansion(pattern, names):
         (",".join(map(str, range(5000))), "more than 4,096"),
         ("a.{0..99999999999999999999}", "neither a range"),
         ("a" * 100_000, "100,000 letters"),
+        (7, "hook_name=7 is no text"),
+        (["a.1", None], "hook_name=None is no text"),
     ],
 )
 def test_wrong_patterns(pattern, words):
