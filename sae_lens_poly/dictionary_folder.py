@@ -16,7 +16,7 @@ from sae_lens.constants import (
 )
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.architectures.crosscoders.file_format import to_file
+from sae_lens_poly.architectures.crosscoders.file_format import file_name
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
 from sae_lens_poly.read_files import damaged, read_object
@@ -109,8 +109,7 @@ def check_weights(sae: SAE[Any], folder: Path) -> None:
         InputError: Naming a tensor with NaN, infinity or huge numbers, or of zeros alone.
     """
     path = folder / SAE_WEIGHTS_FILENAME
-    state = sae.state_dict()
-    to_file(state)  # the names that messages give
+    state = {file_name(key): tensor for key, tensor in sae.state_dict().items()}
     require_finite(path, state.items())
     for name, tensor in state.items():
         if tensor.is_floating_point() and not is_within(tensor, _LARGEST):

@@ -39,9 +39,11 @@ def transpose_old_moments_(
             "sae-lens-poly 0.1.0"
         )
     (number,) = (i for i, weight in enumerate(sae.parameters()) if weight is encoder.W)
+    entry = moments.get(number)
+    if not isinstance(entry, dict):
+        return
     for name in _MOMENTS:
-        entry = moments.get(number)
-        if isinstance(entry, dict) and isinstance(entry.get(name), torch.Tensor):
+        if isinstance(entry.get(name), torch.Tensor):
             entry[name] = entry[name].T.contiguous()
 
 

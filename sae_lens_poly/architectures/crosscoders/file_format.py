@@ -18,19 +18,24 @@ _MODULE_KEY = re.compile(r"(enc|dec)oder_weights\.(?:forms\.(\d+)\.)?(\w+)")
 _FILE_KEY = re.compile(r"W_(enc|dec)(?:\.(\d+))?|(enc|dec)oder_factors\.(\w+)")
 
 
+def file_name(key: str) -> str:
+    """What a file calls a weight of a module; others have the same name in both."""
+    match = _MODULE_KEY.fullmatch(key)
+    if match is None:
+        return key
+    part, number, name = match.groups()
+    if name != "W":
+        return f"{part}oder_factors.{name}"
+    return f"W_{part}" + (f".{number}" if number else "")
+
+
 def to_file(state_dict: dict[str, Any]) -> None:
-    """Rename what a crosscoder's modules call their weights, in place."""
+    """Give a crosscoder's weights the names and layouts of a file, in place."""
     for key in list(state_dict):
-        match = _MODULE_KEY.fullmatch(key)
-        if match is None:
-            continue
-        part, number, name = match.groups()
-        tensor = state_dict.pop(key)
-        if name == "W":
-            tensor = tensor.T.contiguous() if part == "enc" else tensor
-            state_dict[f"W_{part}" + (f".{number}" if number else "")] = tensor
-        else:
-            state_dict[f"{part}oder_factors.{name}"] = tensor
+        name = file_name(key)
+        if name != key:
+            tensor = state_dict.pop(key)
+            state_dict[name] = tensor.T.contiguous() if name.startswith("W_enc") else tensor
 
 
 def from_file(state_dict: dict[str, Any], encoder: Weights, decoder: Weights) -> None:

@@ -219,15 +219,7 @@ class PublishedForm(PolynomialDictionary):
             return sparse_codes(self, x, self.select)
         return super().encode_with_hidden_pre(x)
 
-    def calculate_topk_aux_loss(
-        self,
-        sae_in: torch.Tensor,
-        sae_out: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        dead_neuron_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """SAELens' AuxK, on the columns of dead latents alone."""
-        return aux_k_of_dead(self, sae_in, sae_out, hidden_pre, dead_neuron_mask)
+    calculate_topk_aux_loss = aux_k_of_dead
 
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
         """SAELens' moving average, as in the published runs."""
@@ -366,22 +358,8 @@ class PolySAEMatryoshkaBatchTopKTrainingSAEConfig(
 class PolySAEMatryoshkaBatchTopKTrainingSAE(PublishedForm, MatryoshkaBatchTopKTrainingSAE):
     """PolySAE as published, with Matryoshka BatchTopK: a polynomial at every width."""
 
-    @override
-    def _iterable_decode(
-        self, feature_acts: torch.Tensor, include_outer_loss: bool = False
-    ) -> Generator[tuple[int, torch.Tensor], None, None]:
-        return matryoshka_levels(self, feature_acts, include_outer_loss)
-
-    @override
-    def calculate_matryoshka_aux_loss(
-        self,
-        sae_in: torch.Tensor,
-        sae_out: torch.Tensor,
-        feature_acts: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        dead_neuron_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        return aux_k_of_levels(self, sae_in, feature_acts, hidden_pre, dead_neuron_mask)
+    _iterable_decode = matryoshka_levels
+    calculate_matryoshka_aux_loss = aux_k_of_levels
 
 
 @dataclass(kw_only=True)

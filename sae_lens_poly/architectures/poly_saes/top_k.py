@@ -1,4 +1,7 @@
-"""What TopK, BatchTopK and Matryoshka SAEs share: sparse steps, AuxK and the threshold."""
+"""What TopK, BatchTopK and Matryoshka SAEs share: sparse steps, AuxK and the threshold.
+
+Functions with the arguments of a method of SAELens are that method in several classes.
+"""
 
 from __future__ import annotations
 
@@ -99,9 +102,10 @@ def aux_k_of_dead(
     sae_in: torch.Tensor,
     sae_out: torch.Tensor,
     hidden_pre: torch.Tensor,
-    dead: torch.Tensor | None,
+    dead_neuron_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """SAELens' AuxK: by the linear term, without a bias, ``k_aux = d_in / 2``; on dead latents."""
+    dead = dead_neuron_mask
     if dead is None or sae.cfg.aux_loss_coefficient == 0 or not dead.any():
         return sae_out.new_zeros(())
     directions = sae.W_dec[dead]
@@ -119,7 +123,7 @@ def aux_k_of_dead(
 
 
 def matryoshka_levels(
-    sae: Any, feature_acts: torch.Tensor, include_outer_loss: bool
+    sae: Any, feature_acts: torch.Tensor, include_outer_loss: bool = False
 ) -> Generator[tuple[int, torch.Tensor], None, None]:
     """What SAELens' Matryoshka class decodes at each width: the polynomial of the first latents."""
     widths = sae.cfg.matryoshka_widths
@@ -131,13 +135,15 @@ def matryoshka_levels(
 def aux_k_of_levels(
     sae: Any,
     sae_in: torch.Tensor,
+    sae_out: torch.Tensor,
     feature_acts: torch.Tensor,
     hidden_pre: torch.Tensor,
-    dead: torch.Tensor | None,
+    dead_neuron_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """SAELens' AuxK per level: dead latents learn the residual of the level they are in."""
+    dead = dead_neuron_mask
     if dead is None or not dead.any():
-        return sae_in.new_zeros(())
+        return sae_out.new_zeros(())
     losses, start = [], 0
     for width, partial_out in matryoshka_levels(sae, feature_acts, include_outer_loss=True):
         dead_here = torch.zeros_like(dead)
@@ -178,15 +184,7 @@ class PolynomialTopK(PolynomialDictionary):
             return sparse_codes(self, x, self.select)
         return super().encode_with_hidden_pre(x)
 
-    def calculate_topk_aux_loss(
-        self,
-        sae_in: torch.Tensor,
-        sae_out: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        dead_neuron_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """SAELens' AuxK, on the columns of dead latents alone."""
-        return aux_k_of_dead(self, sae_in, sae_out, hidden_pre, dead_neuron_mask)
+    calculate_topk_aux_loss = aux_k_of_dead
 
     @torch.no_grad()
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:

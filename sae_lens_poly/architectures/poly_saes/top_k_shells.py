@@ -2,7 +2,6 @@
 
 # No "from __future__ import annotations" here: SAELens' command line reads the types of fields.
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,19 +158,5 @@ class PolyMatryoshkaBatchTopKTrainingSAE(PolynomialTopK, MatryoshkaBatchTopKTrai
     def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return batch_top_k(scores, int(self.cfg.k * len(scores)))
 
-    @override
-    def _iterable_decode(
-        self, feature_acts: torch.Tensor, include_outer_loss: bool = False
-    ) -> Generator[tuple[int, torch.Tensor], None, None]:
-        return matryoshka_levels(self, feature_acts, include_outer_loss)
-
-    @override
-    def calculate_matryoshka_aux_loss(
-        self,
-        sae_in: torch.Tensor,
-        sae_out: torch.Tensor,
-        feature_acts: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        dead_neuron_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        return aux_k_of_levels(self, sae_in, feature_acts, hidden_pre, dead_neuron_mask)
+    _iterable_decode = matryoshka_levels
+    calculate_matryoshka_aux_loss = aux_k_of_levels
