@@ -283,7 +283,7 @@ class StepBoundary(Iterator[torch.Tensor]):
             raise UnreadableText(said) from error
 
     def stop_reading(self) -> None:
-        """Take no more text: what a prefetching thread goes on to read would not be recorded."""
+        """Take no more text: rows that a prefetching thread then read would not be recorded."""
         if isinstance(self.batches, PrefetchingIterator):
             self.batches.close()
 

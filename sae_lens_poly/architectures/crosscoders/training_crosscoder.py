@@ -235,7 +235,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         """
         if hidden_pre.requires_grad:
             dead_pre = hidden_pre[..., dead]
-        else:  # a sparse step keeps no gradient of what was not selected
+        else:  # a sparse step has no gradient for latents that were not selected
             centred = self._centre(self.hook_scales.normalise(x.to(self.dtype)), seen)
             dead_pre = self.encoder.of_latents(centred, self.b_enc, dead)
         dead_norms = residual.new_ones(()) if norms is None else norms[dead]

@@ -140,9 +140,9 @@ class Weights(nn.Module, ABC):
 class Dense(Weights, form="dense"):
     """``W`` itself, a parameter (d_sae, n_hooks * d_model).
 
-    An encoder has its latents as rows, too (``W_enc`` is the transpose): what Adam is given as the
-    gradient of a sparse step then lies in memory as the weights do, which it steps 2.7 times as
-    fast.
+    An encoder has its latents as rows as well (``W_enc`` is the transpose): what Adam is given as
+    the gradient of a sparse step then lies in memory as the weights do, which it steps 2.7 times
+    as fast.
     """
 
     reads_input_itself = True
