@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_poly import constraints
-from sae_lens_poly.constraints import Choice, Constraint
+from sae_lens_poly.constraints import Choice, Constraint, Number
 
 RECORD = Path(__file__).with_name("flags.json")
 
@@ -98,6 +98,7 @@ def flags_of_classes() -> FlagTable:
         for architecture, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items()
     }
     run["architecture"] = Choice(*dictionaries)
+    run["latent_shards"] = Number(at_least=1, whole=True)  # of this package's command alone
     return FlagTable(run, dictionaries, defaults)
 
 
