@@ -20,6 +20,9 @@ from sae_lens_poly.constraints import Choice, Constraint, Number
 
 RECORD = Path(__file__).with_name("flags.json")
 
+#: Flags of this package's ``train`` alone, which no config of SAELens has.
+OF_COMMAND: dict[str, Constraint] = {"latent_shards": Number(at_least=1, whole=True)}
+
 
 @dataclass(frozen=True)
 class FlagTable:
@@ -98,7 +101,7 @@ def flags_of_classes() -> FlagTable:
         for architecture, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items()
     }
     run["architecture"] = Choice(*dictionaries)
-    run["latent_shards"] = Number(at_least=1, whole=True)  # of this package's command alone
+    run |= OF_COMMAND
     return FlagTable(run, dictionaries, defaults)
 
 
