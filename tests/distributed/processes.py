@@ -34,6 +34,7 @@ def _run(rank, n_processes, n_shards, port, folder, function, arguments, kwargs)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     dist.init_process_group("gloo", rank=rank, world_size=n_processes)
     try:
-        torch.save(function(ProcessMesh(n_shards=n_shards), *arguments, **kwargs), Path(folder) / str(rank))
+        result = function(ProcessMesh(n_shards=n_shards), *arguments, **kwargs)
+        torch.save(result, Path(folder) / str(rank))
     finally:
         dist.destroy_process_group()

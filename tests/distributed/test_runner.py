@@ -20,7 +20,7 @@ def run(mesh, folder, **changes):
     seen = remember_contexts(model)
     runner.run()
     text = runner.sae.cfg.metadata.texts_read[-1]
-    return seen, text["n_rows"], runner.sae.cfg.metadata.l0, cfg.checkpoint_path
+    return seen, text["n_rows"], runner.sae.cfg.metadata.l0
 
 
 def rows_of(contexts):
@@ -32,7 +32,7 @@ def rows_of(contexts):
 def test_processes_read_different_rows_from_the_front_and_are_resumed_by_one(tmp_path, n_shards):
     settings = {"is_dataset_tokenized": True, "exclude_special_tokens": False, "prepend_bos": False}
     found = in_processes(2, run, tmp_path, n_shards=n_shards, kwargs=settings)
-    (first, n_rows, l0, folder), (second, *_) = found
+    (first, n_rows, l0), (second, *_) = found
     first, second = rows_of(first), rows_of(second)
     assert not first & second
     assert {row % 2 for row in first} == {0}
