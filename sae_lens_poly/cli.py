@@ -9,6 +9,7 @@ from importlib import import_module
 
 from sae_lens_poly.commands.parser import PROGRAM
 from sae_lens_poly.commands.quiet import quiet_libraries
+from sae_lens_poly.distributed.one_voice import one_voice
 from sae_lens_poly.errors import InputError, first_line
 
 COMMANDS = (
@@ -20,6 +21,7 @@ COMMANDS = (
     "upload",
     "compare",
     "export",
+    "cache",
 )
 
 USAGE = f"""\
@@ -30,6 +32,7 @@ usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} explain DIR        have a language model explain them
        {PROGRAM} upload DIR USER/REPO:PATH put a saved dictionary on the hub
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
+       {PROGRAM} cache DIR          store activations, to train on them many times
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
        {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
 
@@ -38,6 +41,7 @@ trains a polynomial crosscoder on the embedded model and text. What differs from
   --hook_name      may name several hook points: "blocks.{{2..9}}.hook_resid_post"
   --model_name     may name several models, "a,b", to tell them apart by one crosscoder
   --d_in, --n_hooks are filled in from the model
+  --latent_shards  under torchrun: how many processes share the latents of a crosscoder
   --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder
 """
 
@@ -55,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(USAGE, end="")
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
+    with one_voice():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     name = arguments[0]
     command = getattr(import_module(f"sae_lens_poly.commands.{name}"), name)
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from sae_lens_poly.architectures.decoders.term import ALL, Directions, Term
+from sae_lens_poly.architectures.decoders.term import ALL, Across, Directions, Term, alone
 from sae_lens_poly.architectures.kernels.sparse_code import code_times
 
 
@@ -62,9 +62,9 @@ class SeparateU(Term, kind="interactions/separate_u"):
         scaled = self.code_scale[:, None].to(self.U.dtype) * self.U[:2, :, : self.ranks[2]]
         return scaled[0], scaled[1], self.C["2"]
 
-    def wanted_scale(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
+    def sum_of_squares(
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError("the separate-U form is for inference")
 
     def output_factors(self) -> dict[int, torch.Tensor]:
