@@ -154,6 +154,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         elif self.cfg.b_dec_init == "geometric_median":
             medians = [geometric_median(at) for at in self.per_hook(x_normal).unbind(-2)]
             self.b_dec.copy_(torch.cat(medians))
+        self.encoder_score.start_(self._centre(x_normal.to(self.dtype), None), self.encoder_weights)
         self.scale_codes_from_(x)
 
     @override
@@ -359,7 +360,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         inference = inference.to(self.device)
         inference.encoder_weights.copy_from_(self.encoder_weights)
         inference.decoder_weights.copy_from_(self.decoder_weights)
-        inference.encoder_score.load_state_dict(self.encoder_score.state_dict())
+        self.encoder_score.export_to_(inference.encoder_score, inference.encoder_weights)
         inference.b_dec.copy_(self.b_dec)
         inference.b_enc.copy_(self.b_enc)
         norms = self.latent_norms()
