@@ -80,7 +80,7 @@ class Reference:
         products = torch.einsum("tla,lai->ti", x, self.W_enc)
         if self.sae.cfg.encoder_score == "inner_product":
             return products
-        size = torch.einsum("tla,il->ti", x.pow(2), self.reads).sqrt().clamp_min(1e-8)
+        size = torch.einsum("tla,il->ti", x.pow(2), self.reads).clamp_min(1e-16).sqrt()
         score = self.sae.encoder_score
         if self.sae.cfg.encoder_score == "input_power":
             return products / size * size.pow(score.power)
