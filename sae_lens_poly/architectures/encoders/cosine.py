@@ -12,6 +12,13 @@ from torch import nn
 from sae_lens_poly.architectures.encoders.encoder import EncoderScore, Places, at_places
 from sae_lens_poly.architectures.encoders.input_power import FLOOR, InputPower
 from sae_lens_poly.architectures.weights.base import Weights
+from sae_lens_poly.architectures.world import World
+
+
+def mean_sizes(x: torch.Tensor, weights: Weights, world: World | None) -> torch.Tensor:
+    """Mean norm of what each latent reads of a batch (n, d_in), (d_sae,) or (1,)."""
+    sizes = weights.read_norms(x).mean(dim=0)
+    return sizes if world is None else world.mean(sizes)
 
 
 class Cosine(EncoderScore, name="cosine"):
@@ -23,6 +30,7 @@ class Cosine(EncoderScore, name="cosine"):
     """
 
     exports_as = "input_power"
+    world: World | None = None
 
     def __init__(
         self,
@@ -55,7 +63,7 @@ class Cosine(EncoderScore, name="cosine"):
         With encoder vectors of norm 1 that is ``b = log mean |x|``, the paper's remedy for models
         whose activations are far from a norm of sqrt(d).
         """
-        scale = weights.read_norms(x).mean(dim=0) * weights.stack_norms()
+        scale = mean_sizes(x, weights, self.world) * weights.stack_norms()
         self.log_scale.copy_((scale if self.log_scale.ndim else scale.mean()).log())
 
     def export_to_(self, score: EncoderScore, weights: Weights) -> None:
@@ -84,6 +92,7 @@ class ReadByCosine(EncoderScore, name="read_by_cosine"):
 
     exports_as = "input_power"
     uses_input = False
+    world: World | None = None
     mean_size: torch.Tensor
     """Mean norm of what each latent reads, (d_sae,)."""
     n_seen: torch.Tensor
@@ -112,7 +121,7 @@ class ReadByCosine(EncoderScore, name="read_by_cosine"):
     @torch.no_grad()
     def _observe_(self, x: torch.Tensor, weights: Weights) -> None:
         self.n_seen += 1
-        sizes = weights.read_norms(x.flatten(0, -2)).mean(dim=0)
+        sizes = mean_sizes(x.flatten(0, -2), weights, self.world)
         self.mean_size.lerp_(
             sizes.expand_as(self.mean_size), 1 / min(int(self.n_seen), self.MEMORY)
         )

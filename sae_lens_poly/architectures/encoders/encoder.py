@@ -28,6 +28,9 @@ class EncoderScore(nn.Module, ABC):
         d_sae: Number of latents.
     """
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: Whether scores stay what they were when scales of the input are folded into the weights.
     folds_scales: ClassVar[bool] = True
 
@@ -88,6 +91,7 @@ class InnerProduct(EncoderScore, name="inner_product"):
     """The product itself."""
 
     uses_input = False
+    of_latents = ()
 
     def forward(
         self, products: torch.Tensor, x: torch.Tensor, weights: Weights, at: Places | None = None
