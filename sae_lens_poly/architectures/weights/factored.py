@@ -114,10 +114,9 @@ class Factored(Weights):
         per_hook = self.basis().unflatten(1, (self.n_hooks, self.d_model)).unbind(1)
         return torch.stack([(self.latent @ matrix).norm(dim=-1) for matrix in per_hook], dim=-1)
 
-    @torch.no_grad()
     def stack_norms(self) -> torch.Tensor:
         M = self.basis()
-        return ((self.latent @ (M @ M.T)) * self.latent).sum(dim=-1).clamp_min(0).sqrt()
+        return ((self.latent @ (M @ M.T)) * self.latent).sum(dim=-1).clamp_min(1e-30).sqrt()
 
     @torch.no_grad()
     def scale_hooks_(self, factor: torch.Tensor) -> None:
