@@ -89,3 +89,5 @@ def test_fields_that_cannot_be_are_refused():
         training(encoder="tensor")
     with pytest.raises(InputError, match="d_k=4 rows do not divide"):
         training(d_k=4)
+    with pytest.raises(InputError, match="encoder_weights='cp' is not a choice"):
+        training(encoder_weights="cp", encoder_ranks=[2])

@@ -12,6 +12,7 @@ from sae_lens_poly.architectures.crosscoders.config import (
     TrainingCrosscoderConfig,
 )
 from sae_lens_poly.constraints import Choice, Number, check_fields
+from sae_lens_poly.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -63,8 +64,16 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
         whole = Number(at_least=1, whole=True)
         check_fields(self, {"d_k": whole, "rank": whole, "encoder": Choice("bilinear", "dense")})
         matrix = [self.d_k, self.rank]
-        self.decoder_weights, self.decoder_ranks = "matrix", matrix
         bilinear = self.encoder == "bilinear"
-        self.encoder_weights = "matrix" if bilinear else "dense"
+        forms = {"encoder": "matrix" if bilinear else "dense", "decoder": "matrix"}
+        for part, form in forms.items():
+            given = getattr(self, f"{part}_weights")
+            if given not in ("dense", form):
+                raise InputError(
+                    f"{part}_weights={given!r} is not a choice of 'write_sae', whose {part} is "
+                    f"{form!r}: leave it out, or take the architecture 'crosscoder'"
+                )
+        self.decoder_weights, self.decoder_ranks = forms["decoder"], matrix
+        self.encoder_weights = forms["encoder"]
         self.encoder_ranks = list(matrix) if bilinear else []
         super().__post_init__()
