@@ -21,6 +21,7 @@ COMMANDS = (
     "upload",
     "compare",
     "export",
+    "cache",
 )
 
 USAGE = f"""\
@@ -31,6 +32,7 @@ usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} explain DIR        have a language model explain them
        {PROGRAM} upload DIR USER/REPO:PATH put a saved dictionary on the hub
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
+       {PROGRAM} cache DIR          store activations, to train on them many times
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
        {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
 
@@ -39,6 +41,7 @@ trains a polynomial crosscoder on the embedded model and text. What differs from
   --hook_name      may name several hook points: "blocks.{{2..9}}.hook_resid_post"
   --model_name     may name several models, "a,b", to tell them apart by one crosscoder
   --d_in, --n_hooks are filled in from the model
+  --latent_shards  under torchrun: how many processes share the latents of a crosscoder
   --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder
 """
 

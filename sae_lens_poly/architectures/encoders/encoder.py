@@ -24,6 +24,9 @@ class EncoderScore(nn.Module, ABC):
         d_sae: Number of latents.
     """
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: Whether scores stay what they were when scales of the input are folded into the weights.
     folds_scales: ClassVar[bool] = True
 
@@ -60,6 +63,8 @@ class EncoderScore(nn.Module, ABC):
 
 class InnerProduct(EncoderScore, name="inner_product"):
     """The product itself."""
+
+    of_latents = ()
 
     def forward(
         self,
@@ -124,8 +129,9 @@ class Encoder:
             hidden_pre = self.score(products, x, weights) + b_enc
             tokens, latents = at = sparsifier.select(hidden_pre, latent_norms)
         pattern = ActivePattern(tokens, latents, (len(hidden_pre), hidden_pre.shape[1]))
+        values = products[at].to(b_enc.dtype)  # narrower under autocast
         entries = weights.entries_of(
-            h, products[at], pattern, b_dec if direct else None, seen if direct else None
+            h, values, pattern, b_dec if direct else None, seen if direct else None
         )
         active = self.score(entries, x, weights, at) + b_enc.index_select(0, latents)
         return pattern.code(active.relu()), hidden_pre

@@ -38,6 +38,9 @@ class Weights(nn.Module, ABC):
         ranks: As the form takes them.
     """
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: How many ranks the form takes.
     n_ranks: ClassVar[int] = 0
 
@@ -102,7 +105,8 @@ class Weights(nn.Module, ABC):
             b_dec: What was taken off the input, if its gradient is to be computed here.
             seen: What of the input was seen, (n, n_hooks); None: all.
         """
-        return ActiveEntries.apply(values, h, self.rows, b_dec, seen, pattern)
+        rows = self.rows
+        return ActiveEntries.apply(values, h.to(rows.dtype), rows, b_dec, seen, pattern)
 
     def dense(self) -> torch.Tensor:
         """W as (d_sae, n_hooks * d_model)."""
@@ -146,6 +150,7 @@ class Dense(Weights, form="dense"):
     """
 
     reads_input_itself = True
+    of_latents = ("W",)
 
     def __init__(
         self,
