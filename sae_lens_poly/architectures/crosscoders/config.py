@@ -93,11 +93,13 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
             ``"0..3"``, ``"0,2"`` or ``"all"``; with several sets, ``"0;1;2"``, the latents fall
             into as many groups of equal size, one after the other.
         writes (str | None): Likewise, of the hook points that are written.
-        encoder_weights (str): ``dense``, ``cp`` or ``tensor_ring``.
+        encoder_weights (str): ``dense``, ``cp``, ``tensor_ring`` or ``matrix``.
         decoder_weights (str): Likewise.
         encoder_ranks (list[int]): ``[R]`` for ``cp``, ``[R1, R2, R3]`` for ``tensor_ring``, whose
             bonds lie between activation and latent (R2), latent and hook point (R3), hook point
-            and activation (R1). ``sae_lens_poly.describe_weights(cfg)`` prints what they imply.
+            and activation (R1); ``[d_k, r]`` for ``matrix``, whose latents are matrices of rank r
+            with d_k rows at each hook point. ``sae_lens_poly.describe_weights(cfg)`` prints what
+            they imply.
         decoder_ranks (list[int]): Likewise.
         encoder_score (str): How a pre-activation comes of the product with the encoder's vector:
             ``inner_product`` is the product; ``cosine`` is ``exp(b) |x|^a cos(x, w_i)`` with

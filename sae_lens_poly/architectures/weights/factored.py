@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from sae_lens_poly.architectures.weights.base import WEIGHTS, Weights
+from sae_lens_poly.architectures.weights.matrix_atoms import MatrixAtoms
 from sae_lens_poly.errors import InputError
 
 
@@ -154,6 +155,9 @@ def check_ranks(
     if weights.n_ranks == 0:
         if ranks:
             raise InputError(f"{field}={ranks} is for factored weights: leave it out for {form!r}")
+        return
+    if issubclass(weights, MatrixAtoms):
+        weights.check_ranks(field, ranks, n_hooks, d_model, d_sae)
         return
     assert issubclass(weights, Factored)
     if len(ranks) != weights.n_ranks or min(ranks) < 1:
