@@ -9,6 +9,7 @@ from importlib import import_module
 
 from sae_lens_poly.commands.parser import PROGRAM
 from sae_lens_poly.commands.quiet import quiet_libraries
+from sae_lens_poly.distributed.one_voice import one_voice
 from sae_lens_poly.errors import InputError, first_line
 
 COMMANDS = (
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(USAGE, end="")
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
+    with one_voice():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     name = arguments[0]
     command = getattr(import_module(f"sae_lens_poly.commands.{name}"), name)
     try:

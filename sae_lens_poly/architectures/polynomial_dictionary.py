@@ -22,6 +22,7 @@ from sae_lens_poly.architectures.decoders.decoder import (
 from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.official.reader import refuse_official
 from sae_lens_poly.architectures.official.shared_u import convert_shared_u
+from sae_lens_poly.architectures.world import World
 from sae_lens_poly.artifact_names import artifact_name
 from sae_lens_poly.errors import InputError
 
@@ -40,6 +41,7 @@ class PolynomialDictionary(SAE[Any]):
     polynomial: Term | None
     """The terms above degree 1."""
     decoder: Decoder
+    world: World | None = None
 
     @override
     def initialize_weights(self) -> None:
@@ -150,10 +152,12 @@ class PolynomialDictionary(SAE[Any]):
         z = self.encode(x)
         linear = self.linear_decoder.write(z)
         target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
-        growth = (linear * target).sum() / linear.pow(2).sum().clamp_min(1e-12)
-        growth = growth.abs().clamp_min(1e-3)
+        inner, square = (linear * target).sum(), linear.pow(2).sum()
+        if self.world is not None:
+            inner, square = self.world.sum(torch.stack([inner, square]))
+        growth = (inner / square.clamp_min(1e-12)).abs().clamp_min(1e-3)
         self.polynomial.scale_codes_from_(
-            self.code_of_terms(z) * growth, linear * growth, self.latent_directions
+            self.code_of_terms(z) * growth, linear * growth, self.latent_directions, self.world
         )
 
     def code_of_terms(self, feature_acts: torch.Tensor) -> torch.Tensor:

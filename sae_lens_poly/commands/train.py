@@ -6,10 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.commands.parser import PROGRAM
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.training.flags import config_of, fit_to_model, print_help, read_run
+
+if TYPE_CHECKING:
+    from sae_lens_poly.distributed.process_mesh import ProcessMesh
 
 
 def train(flags: Sequence[str]) -> int:
@@ -27,6 +31,16 @@ def train(flags: Sequence[str]) -> int:
     settings = read_run(flags)
     print(f"loading {settings['model_name']} ...", file=sys.stderr)
 
+    from sae_lens_poly.distributed.start import one_message, own_device, processes_of_torchrun
+
+    for name in ("device", "llm_device", "act_store_device"):
+        if settings.get(name) is not None:
+            settings[name] = own_device(settings[name])
+    with processes_of_torchrun(settings.get("device", "cpu")) as mesh, one_message(mesh):
+        return _train(settings, mesh)
+
+
+def _train(settings: dict[str, Any], mesh: ProcessMesh | None) -> int:
     import torch
 
     from sae_lens_poly.architectures.crosscoders.describe_weights import describe_weights
@@ -47,7 +61,7 @@ def train(flags: Sequence[str]) -> int:
     )
     cfg = fit_to_model(cfg, model.d_in)
     torch.manual_seed(cfg.seed)
-    runner = TrainingRunner(cfg, override_model=model)
+    runner = TrainingRunner(cfg, override_model=model, mesh=mesh)
     print(
         f"training {cfg.sae.architecture()}: {model.n_hooks} hook points of {cfg.model_name}, "
         f"width {model.d_model}, {cfg.sae.d_sae} latents, {cfg.training_tokens:,} tokens",
@@ -72,7 +86,7 @@ def train(flags: Sequence[str]) -> int:
         f"({cfg.training_tokens / seconds:,.0f} tokens/s)",
         flush=True,
     )
-    if cfg.output_path is None:
+    if cfg.output_path is None or (mesh is not None and not mesh.is_first):
         return 0
     # Probing takes as long as this training; "evaluate" has it.
     probing = EvaluationSettings(probing=())

@@ -34,6 +34,9 @@ from sae_lens_poly.whole_files import remove_unfinished
 
 _REMEDY = "resume from another checkpoint"
 
+# How many processes, each with a buffer of its own, a run is taken to have had at most.
+_MOST_PROCESSES = 1024
+
 #: What every checkpoint has.
 NEEDED = (
     SAE_CFG_FILENAME,
@@ -115,8 +118,8 @@ def _check_store_state(path: Path, n_samples: int, cfg: LanguageModelSAERunnerCo
     """The number of rows that were read, which a resumed run skips one by one."""
     require_tensors(path, STORE_STATE)
     n_rows = int(load_file(path)["n_dataset_processed"])
-    # Each row gives a token; some tokens are left out, and some wait in the buffer.
-    n_tokens = n_samples + 2 * cfg.n_batches_in_buffer * cfg.context_size
+    # Each row gives a token; some tokens are left out, and some wait in the buffers.
+    n_tokens = n_samples + 2 * _MOST_PROCESSES * cfg.n_batches_in_buffer * cfg.context_size
     most = n_tokens * (1000 if cfg.disable_concat_sequences else 2)
     if not 0 <= n_rows <= most and not cfg.use_cached_activations:
         raise damaged(

@@ -10,6 +10,7 @@ from sae_lens import logger
 from sae_lens.saes.sae import SAE
 from sae_lens.training.sae_trainer import SAETrainer
 
+from sae_lens_poly.distributed.process_mesh import ProcessMesh
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.whole_files import whole_folder
@@ -26,6 +27,7 @@ class CheckpointWriter:
         folder: Where checkpoints go; None: nowhere but to wandb, if it is used.
         resumed_from: The checkpoint that the run is resumed from, if so.
         before_saving: Called each time; raises ``DivergedRun`` if there is nothing worth saving.
+        mesh: The processes of the run, if there are several: the first one writes.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class CheckpointWriter:
         folder: str | None,
         resumed_from: str | None = None,
         before_saving: Callable[[], None] = lambda: None,
+        mesh: ProcessMesh | None = None,
     ) -> None:
+        self.mesh = mesh
         self.trainer, self.folder, self.before_saving = trainer, folder, before_saving
         self.last_whole = Path(resumed_from) if resumed_from else None
         done = trainer.n_training_samples
@@ -68,9 +72,13 @@ class CheckpointWriter:
         """
         self.before_saving()
         if self.folder is None:
-            self.trainer.save_checkpoint(name)
+            if self.mesh is None or self.mesh.is_first:
+                self.trainer.save_checkpoint(name)
             return None
         checkpoint = Path(self.folder) / name
+        if self.mesh is not None and not self.mesh.is_first:
+            self.last_whole = checkpoint
+            return checkpoint
         last = f"; the last whole checkpoint is {self.last_whole}" if self.last_whole else ""
         remedy = f"free some space, or name another checkpoint_path{last}"
         size = 3 * size_of(self.trainer.sae)  # the weights, and Adam's two moments

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, nullcontext, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
 from sae_lens_poly.artifact_names import check_artifact_name
+from sae_lens_poly.distributed.join import joined, set_world_
+from sae_lens_poly.distributed.own_text import OwnShare
+from sae_lens_poly.distributed.process_mesh import ProcessMesh
+from sae_lens_poly.distributed.start import check_can_distribute
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
@@ -81,6 +86,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         override_dataset: Instead of ``cfg.dataset_path``.
         override_model: Instead of ``cfg.model_name``.
         override_sae: Instead of a new dictionary from ``cfg.sae``.
+        mesh: The processes of the run, where it has several, in each of which this is called;
+            ``cfg`` is that of all of them.
 
     Raises:
         InputError: If the config cannot work, before anything is trained.
@@ -92,7 +99,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         override_dataset: HfDataset | None = None,
         override_model: StackedHooks | None = None,
         override_sae: TrainingSAE[Any] | None = None,
+        mesh: ProcessMesh | None = None,
     ) -> None:
+        self.mesh = mesh
+        if mesh is not None:
+            check_can_distribute(cfg, mesh)
         overridden = {"model_name"} if override_model is not None else set()
         overridden |= {"dataset_path"} if override_dataset is not None else set()
         check_runner_config(cfg, overridden)
@@ -106,7 +117,14 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         check_stack(cfg, model)
         text = TrainingText.of_run(cfg, model, override_dataset)
         self._text = text
+        if mesh is not None and not mesh.is_first:
+            mesh.wait()  # the first process cleans up after a run that was killed
         self._resume(cfg, model)
+        if mesh is not None:
+            if mesh.is_first:
+                mesh.wait()
+            text.share(mesh)
+            cfg.checkpoint_path = mesh.first_text(cfg.checkpoint_path)
         if cfg.from_pretrained_path is not None and override_sae is None:
             override_sae = load_training_dictionary(cfg.from_pretrained_path, cfg.device)
         if override_sae is not None:
@@ -133,6 +151,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         for field in ("output_path", "checkpoint_path"):
             if (folder := getattr(cfg, field)) is not None:
                 check_can_write(field, folder, size_of(self.sae))
+        if mesh is not None:
+            self._join(mesh)
         self._set_sae_metadata()
         if cfg.logger.log_to_wandb:
             check_artifact_name(self.sae.get_name())
@@ -141,6 +161,16 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             check_against(Path(cfg.resume_from_checkpoint), fresh)
             # SAELens skips what was read after a prefetching thread has begun to read.
             self.activations_store.load_from_checkpoint(cfg.resume_from_checkpoint)
+
+    def _join(self, mesh: ProcessMesh) -> None:
+        """Have the store read the share of this process, and all start with the same weights."""
+        of_process = copy.copy(self.cfg)
+        of_process.train_batch_size_tokens //= mesh.n_data
+        store = OwnShare.from_config(self.model, of_process, override_dataset=self._text.dataset)
+        store.n_processes = mesh.n_data
+        self.activations_store = self.evaluator.activations_store = store
+        set_world_(self.sae, mesh)  # refuses a dictionary that cannot be trained so
+        mesh.make_equal_(self.sae)
 
     def _resume(self, cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
         """Find the checkpoint to go on from, and refuse one of another run."""
@@ -178,18 +208,24 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         def before_saving() -> None:
             watch.check_weights()
             self._text.record(self.sae.cfg.metadata)
+            if isinstance(self.activations_store, OwnShare) and self.mesh is not None:
+                store = self.activations_store
+                store.n_rows_of_all = self.mesh.most(store.n_dataset_processed) * self.mesh.n_data
 
         writer = CheckpointWriter(
-            trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint, before_saving
+            trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint, before_saving, self.mesh
         )
         self.checkpoints = writer
-        boundary = StepBoundary(trainer, cfg, writer, watch)
+        if self.mesh is not None:
+            estimate_on_all(trainer, self.mesh)
+        boundary = StepBoundary(trainer, cfg, writer, watch, self.mesh)
         trainer.data_provider = boundary
         evaluate = self.evaluator
         # SAELens' evaluator pauses the prefetching thread of the provider that it is handed.
         trainer.evaluator = lambda sae, _, scaler: evaluate(sae, boundary.batches, scaler)
         try:
-            with watch.watching(self.sae):
+            among = nullcontext() if self.mesh is None else joined(trainer, self.mesh)
+            with watch.watching(self.sae), among:
                 sae = trainer.fit()
             boundary.stop_reading()
             writer.finish()
@@ -220,6 +256,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         log_feature_sparsity: torch.Tensor | None = None,
     ) -> None:
         self.checkpoints.before_saving()
+        if self.mesh is not None and not self.mesh.is_first:
+            return
         try:
             with whole_folder(output_path, manifest=True, n_bytes=size_of(sae)) as folder:
                 super().save_final_sae(sae, str(folder), log_feature_sparsity)
@@ -240,8 +278,9 @@ class StepBoundary(Iterator[torch.Tensor]):
         cfg: LanguageModelSAERunnerConfig[Any],
         writer: CheckpointWriter,
         watch: LossWatch,
+        mesh: ProcessMesh | None = None,
     ) -> None:
-        self.batches = trainer.data_provider
+        self.batches, self.mesh = trainer.data_provider, mesh
         self.trainer, self.writer, self.watch = trainer, writer, watch
         self.signalled = False
         self.first_step, self.dataset_path = trainer.n_training_steps, cfg.dataset_path
@@ -254,6 +293,7 @@ class StepBoundary(Iterator[torch.Tensor]):
             unit_scale=True,
             desc="training",
             leave=True,
+            disable=mesh is not None and not mesh.is_first,
         )
         # SAELens' trainer makes a bar of its own before it asks for a batch: this one shows more.
         self.no_second_bar = ExitStack()
@@ -272,15 +312,22 @@ class StepBoundary(Iterator[torch.Tensor]):
         if self.trainer.n_training_steps == self.first_step + 1:
             self.watch.check_scales()
         self.writer.save_if_due()
-        if self.signalled and not self.writer.is_between_windows:
+        signalled = self.signalled if self.mesh is None else self.mesh.any(self.signalled)
+        if signalled and not self.writer.is_between_windows:
             raise InterruptedException
+        batch, cause, said = None, None, None
         try:
-            return next(self.batches)
+            batch = next(self.batches)
         except _ERRORS_OF_TEXT as error:
-            said = first_line(error)[:400]
+            cause, said = error, first_line(error)[:400]
             if not isinstance(error, InputError):
                 said = f"dataset_path={self.dataset_path!r} cannot be read any further ({said})"
-            raise UnreadableText(said) from error
+        if self.mesh is not None:
+            said = self.mesh.first_text(said)
+        if said is not None:
+            raise UnreadableText(said) from cause
+        assert batch is not None
+        return batch
 
     def stop_reading(self) -> None:
         """Take no more text: what a prefetching thread goes on to read would not be recorded."""
@@ -294,6 +341,16 @@ class StepBoundary(Iterator[torch.Tensor]):
         self.progress.close()
         for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
+
+
+def estimate_on_all(trainer: SAETrainer[Any, Any], mesh: ProcessMesh) -> None:
+    """SAELens' estimates for ``normalize_activations``, from the batches of all processes."""
+    cfg, scaler, how = trainer.cfg, trainer.activation_scaler, trainer.sae.cfg.normalize_activations
+    whole = (mesh.gather_rows(batch) for batch in trainer.data_provider)
+    if how == "expected_average_only_in" and scaler.scaling_factor is None:
+        scaler.estimate_scaling_factor(trainer.sae.cfg.d_in, whole, cfg.n_batches_for_norm_estimate)
+    elif how == "covariance_whitening" and scaler.whitening is None:
+        scaler.estimate_whitening(trainer.sae.cfg.d_in, whole, cfg.n_batches_for_norm_estimate)
 
 
 def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
 
+from sae_lens_poly.distributed.own_text import share_of
+from sae_lens_poly.distributed.process_mesh import ProcessMesh
 from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.stacked_hooks import StackedHooks
@@ -44,6 +46,10 @@ class TrainingText:
     """Those that the store reads; None where it reads cached activations."""
     earlier: Sequence[TextRead] = field(default_factory=list)
     """What the dictionary was trained on before."""
+    mesh: ProcessMesh | None = None
+    """Who read the rest of it."""
+    is_read_from_front: bool = True
+    """Whether all of them together read its first rows, and none that come after."""
 
     @classmethod
     def of_run(
@@ -101,9 +107,18 @@ class TrainingText:
             )
         self.earlier = earlier
 
+    def share(self, mesh: ProcessMesh) -> None:
+        """Read the share of this process alone."""
+        if self.rows is not None:
+            dataset, self.is_read_from_front = share_of(self.rows.dataset, mesh.rank, mesh.n_data)
+            self.rows.dataset, self.mesh = dataset, mesh
+
     def record(self, metadata: SAEMetadata) -> None:
         """Enter what has been read into the metadata of the dictionary."""
         text = self.text if self.rows is None else read_by(self.rows, self.text)
+        if self.mesh is not None:
+            n_rows = self.mesh.most(text.n_rows or 0) * self.mesh.n_data
+            text = replace(text, n_rows=n_rows if self.is_read_from_front else None)
         metadata.dataset_path = text.dataset_path
         record_text(metadata, text, self.earlier)
 

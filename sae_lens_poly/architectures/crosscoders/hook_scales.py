@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.architectures.kernels.at_least_float32 import AtLeastFloat32
+from sae_lens_poly.architectures.kernels.at_least_float32 import (
+    AtLeastFloat32,
+    at_least_float32,
+)
+from sae_lens_poly.architectures.world import World
 
 
 class HookScales(AtLeastFloat32):
@@ -28,6 +32,7 @@ class HookScales(AtLeastFloat32):
     """Shape (n_hooks,); what raw activations are multiplied by. Ones until estimated."""
     estimated: torch.Tensor
     """Whether :attr:`scale` has been estimated, shape ()."""
+    world: World | None = None
 
     def __init__(self, n_hooks: int, d_model: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -38,8 +43,10 @@ class HookScales(AtLeastFloat32):
     @torch.no_grad()
     def estimate_(self, x: torch.Tensor) -> None:
         """Set the scales from raw activations ``x`` of shape (..., n_hooks * d_model)."""
-        mean_norm = x.unflatten(-1, (self.n_hooks, self.d_model)).float().norm(dim=-1)
-        mean_norm = mean_norm.reshape(-1, self.n_hooks).mean(dim=0)
+        norms = at_least_float32(x).unflatten(-1, (self.n_hooks, self.d_model)).norm(dim=-1)
+        mean_norm = norms.reshape(-1, self.n_hooks).mean(dim=0)
+        if self.world is not None:
+            mean_norm = self.world.mean(mean_norm)
         self.scale.copy_(self.d_model**0.5 / mean_norm.clamp_min(1e-12))
         self.estimated.fill_(True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sae_lens_poly.architectures.world import World
+
 #: Large and odd: the seeds of neighbouring steps of one run, and of runs with neighbouring seeds,
 #: do not meet.
 _SEED_STRIDE = 1_000_003
@@ -26,6 +28,8 @@ class LayerMasking:
         seed: Of the draws.
     """
 
+    world: World | None = None
+
     def __init__(self, mode: str, p: float, seed: int, n_hooks: int) -> None:
         self.mode, self.p, self.seed, self.n_hooks = mode, p, seed, n_hooks
 
@@ -36,6 +40,12 @@ class LayerMasking:
         """
         if self.p == 0:
             return None
+        if self.world is not None:
+            n_tokens = self.world.n_tokens(n_tokens)
+        seen = self._draw(n_tokens, step, like)
+        return seen if self.world is None else self.world.own_rows(seen)
+
+    def _draw(self, n_tokens: int, step: int, like: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator(like.device).manual_seed(self.seed * _SEED_STRIDE + step)
         drawn = torch.rand(n_tokens, self.n_hooks, generator=generator, device=like.device)
         if self.mode == "bernoulli":

@@ -23,6 +23,7 @@ from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDi
 from sae_lens_poly.architectures.crosscoders.start import start_weights_
 from sae_lens_poly.architectures.encoders import hide
 from sae_lens_poly.architectures.encoders.aux_k import aux_k_loss
+from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.geometric_median import geometric_median
 from sae_lens_poly.architectures.kernels.sparse_code import can_use_sparse_codes
 from sae_lens_poly.architectures.official.shared_u import convert_shared_u
@@ -148,11 +149,13 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             self.hook_scales.estimate_(x)
         else:
             self.hook_scales.estimated.fill_(True)
-        x_normal = self.hook_scales.normalise(x.float()).reshape(-1, self.cfg.d_in)
+        x_normal = self.hook_scales.normalise(at_least_float32(x)).reshape(-1, self.cfg.d_in)
         if self.cfg.b_dec_init == "mean":
-            self.b_dec.copy_(x_normal.mean(dim=0))
+            mean = x_normal.mean(dim=0)
+            self.b_dec.copy_(mean if self.world is None else self.world.mean(mean))
         elif self.cfg.b_dec_init == "geometric_median":
-            medians = [geometric_median(at) for at in self.per_hook(x_normal).unbind(-2)]
+            per_hook = self.per_hook(x_normal).unbind(-2)
+            medians = [geometric_median(at, self.world) for at in per_hook]
             self.b_dec.copy_(torch.cat(medians))
         self.scale_codes_from_(x)
 

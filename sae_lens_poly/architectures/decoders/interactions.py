@@ -10,7 +10,10 @@ from torch import nn
 from typing_extensions import Self
 
 from sae_lens_poly.architectures.decoders.term import ALL, CODE_LIMIT, Directions, Term, gain
-from sae_lens_poly.architectures.kernels.at_least_float32 import AtLeastFloat32
+from sae_lens_poly.architectures.kernels.at_least_float32 import (
+    AtLeastFloat32,
+    at_least_float32,
+)
 from sae_lens_poly.architectures.kernels.sparse_code import code_times, power
 
 
@@ -120,11 +123,11 @@ class Interactions(Term):
         return a * held, held
 
     @torch.no_grad()
-    def wanted_scale(
+    def sum_of_squares(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
-        a = self.project(z, linear)[..., : self.rank]
-        return 1 / a.float().pow(2).mean().sqrt().clamp_min(1e-12)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        a = at_least_float32(self.project(z, linear)[..., : self.rank])
+        return a.pow(2).sum(), a.new_tensor(float(a.numel()))
 
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.C[str(degree)] for degree in self.ranks}

@@ -9,6 +9,7 @@ from torch import nn
 from typing_extensions import Self
 
 from sae_lens_poly.architectures.decoders.term import ALL, CODE_LIMIT, Directions, Term, gain
+from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.sparse_code import (
     code_times,
     map_active,
@@ -88,12 +89,11 @@ class Powers(Term, kind="powers"):
         return scaled.clamp(-self.code_limit, self.code_limit)
 
     @torch.no_grad()
-    def wanted_scale(
+    def sum_of_squares(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
-        active = z.coalesce().values() if z.is_sparse else z
-        mean_square = active.float().pow(2).sum() / active.count_nonzero().clamp_min(1)
-        return 1 / mean_square.sqrt().clamp_min(1e-12)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        active = at_least_float32(z.coalesce().values() if z.is_sparse else z)
+        return active.pow(2).sum(), active.count_nonzero().clamp_min(1).to(active)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any

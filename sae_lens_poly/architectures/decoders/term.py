@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from sae_lens_poly.architectures.world import World
 from sae_lens_poly.errors import InputError
 
 #: What is raised to a power is held at this size, in units of its root mean square on the first
@@ -143,17 +144,34 @@ class Term(nn.Module, ABC):
 
     @torch.no_grad()
     def scale_codes_from_(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self,
+        z: torch.Tensor,
+        linear: torch.Tensor,
+        directions: Directions,
+        world: World | None = None,
     ) -> None:
-        """Set ``code_scale`` from a batch of codes and its linear terms."""
-        self.code_scale.mul_(self.wanted_scale(z, linear, directions).to(self.code_scale.dtype))
+        """Set ``code_scale`` from a batch of codes and its linear terms.
+
+        What is raised to a power has a root mean square of 1 then.
+        """
+        squares, number = self.sum_of_squares(z, linear, directions)
+        if world is not None:
+            squares, number = world.sum(torch.stack([squares.to(number), number]))
+        scale = 1 / (squares / number).sqrt().clamp_min(1e-12)
+        self.code_scale.mul_(scale.to(self.code_scale.dtype))
         self.scaled.fill_(True)
 
     @abstractmethod
-    def wanted_scale(
+    def sum_of_squares(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
-        """Factor that brings what is raised to a power to a root mean square of 1, shape ()."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of what is raised to a power, and how many numbers that are, each of shape ().
+
+        Args:
+            z: Codes (n, d_sae) of a batch.
+            linear: Their linear term (n, d_in).
+            directions: As :meth:`sums` is given it.
+        """
 
     @torch.no_grad()
     def rescale_latents_(self, factor: torch.Tensor) -> None:

@@ -9,6 +9,11 @@ import torch
 from torch import nn
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in float32, or in the wider dtype that it has."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class AtLeastFloat32(nn.Module):
     """A module whose own tensors stay in float32 when the dictionary is cast to a narrower dtype.
 

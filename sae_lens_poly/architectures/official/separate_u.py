@@ -62,9 +62,9 @@ class SeparateU(Term, kind="interactions/separate_u"):
         scaled = self.code_scale[:, None].to(self.U.dtype) * self.U[:2, :, : self.ranks[2]]
         return scaled[0], scaled[1], self.C["2"]
 
-    def wanted_scale(
+    def sum_of_squares(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError("the separate-U form is for inference")
 
     def output_factors(self) -> dict[int, torch.Tensor]:

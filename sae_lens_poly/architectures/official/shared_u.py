@@ -106,12 +106,12 @@ class SharedU(Interactions):
         return terms
 
     @torch.no_grad()
-    def wanted_scale(
+    def sum_of_squares(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.official_init or not self.ranks:
-            return torch.ones(())
-        return super().wanted_scale(z, linear, directions)
+            return linear.new_ones(()), linear.new_ones(())
+        return super().sum_of_squares(z, linear, directions)
 
     @torch.no_grad()
     def rescale_latents_(self, factor: torch.Tensor) -> None:

@@ -39,7 +39,7 @@ from sae_lens_poly.architectures.poly_saes.top_k import (
 from sae_lens_poly.architectures.poly_saes.top_k_shells import PolyTopKSAEConfig
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary, polynomial_step
 from sae_lens_poly.architectures.polynomial_fields import PUBLISHED
-from sae_lens_poly.architectures.sparsifiers.batch_topk import batch_top_k
+from sae_lens_poly.architectures.sparsifiers.batch_topk import k_of_batch, least_kept
 from sae_lens_poly.architectures.sparsifiers.top_k import top_k
 from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, check_fields
 from sae_lens_poly.errors import InputError
@@ -206,7 +206,7 @@ class PublishedForm(PolynomialDictionary):
         """Rows and columns of the latents to keep, in order, from scores (n, d_sae)."""
         k = self.cfg.k
         if isinstance(self, BatchTopKTrainingSAE):
-            return batch_top_k(scores, int(k * len(scores)))
+            return k_of_batch(scores, k, self)
         return top_k(scores, k)
 
     @override
@@ -224,6 +224,8 @@ class PublishedForm(PolynomialDictionary):
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
         """SAELens' moving average, as in the published runs."""
         active = acts_topk.coalesce().values() if acts_topk.is_sparse else acts_topk
+        if self.world is not None:
+            active = least_kept(active[active > 0], self.world)
         super().update_topk_threshold(active)
 
     @override

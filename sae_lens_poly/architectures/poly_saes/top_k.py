@@ -190,9 +190,8 @@ class PolynomialTopK(PolynomialDictionary):
     def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
         """Move the threshold by the codes of a batch."""
         active = acts_topk.coalesce().values() if acts_topk.is_sparse else acts_topk
-        follow_scores_(
-            self.topk_threshold, self.topk_threshold_batches, active, self.cfg.topk_threshold_lr
-        )
+        lr, n_batches = self.cfg.topk_threshold_lr, self.topk_threshold_batches
+        follow_scores_(self.topk_threshold, n_batches, active, lr, world=self.world)
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:

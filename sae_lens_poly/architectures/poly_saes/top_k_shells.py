@@ -31,7 +31,7 @@ from sae_lens_poly.architectures.poly_saes.top_k import (
 )
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
-from sae_lens_poly.architectures.sparsifiers.batch_topk import batch_top_k
+from sae_lens_poly.architectures.sparsifiers.batch_topk import k_of_batch
 from sae_lens_poly.architectures.sparsifiers.top_k import top_k
 
 
@@ -116,7 +116,7 @@ class PolyBatchTopKTrainingSAE(PolynomialTopK, BatchTopKTrainingSAE):
 
     @override
     def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch_top_k(scores, int(self.cfg.k * len(scores)))
+        return k_of_batch(scores, self.cfg.k, self)
 
 
 @dataclass(kw_only=True)
@@ -156,7 +156,7 @@ class PolyMatryoshkaBatchTopKTrainingSAE(PolynomialTopK, MatryoshkaBatchTopKTrai
 
     @override
     def select(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch_top_k(scores, int(self.cfg.k * len(scores)))
+        return k_of_batch(scores, self.cfg.k, self)
 
     _iterable_decode = matryoshka_levels
     calculate_matryoshka_aux_loss = aux_k_of_levels

@@ -11,6 +11,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 
 from sae_lens_poly.architectures.kernels.at_least_float32 import AtLeastFloat32
 from sae_lens_poly.architectures.kernels.sparse_code import scale_latents
+from sae_lens_poly.architectures.world import World
 from sae_lens_poly.constraints import Constraint, Number
 from sae_lens_poly.errors import InputError
 
@@ -32,6 +33,8 @@ class Sparsifier(AtLeastFloat32, ABC):
         cfg: The config of the crosscoder, in training or at inference.
         d_sae: Number of latents.
     """
+
+    world: World | None = None
 
     #: What the fields that it reads may be.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {}

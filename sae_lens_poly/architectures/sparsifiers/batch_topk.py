@@ -13,6 +13,7 @@ from sae_lens_poly.architectures.sparsifiers.base import (
     annealed,
     check_k,
 )
+from sae_lens_poly.architectures.world import World
 from sae_lens_poly.constraints import Number
 
 #: One over the part of the batches so far that the threshold of a short run is a mean of.
@@ -56,6 +57,8 @@ class BatchTopK(Sparsifier, name="batchtopk"):
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores = hidden_pre if latent_norms is None else hidden_pre * latent_norms
+        if self.world is not None and self.training:
+            return self.world.batch_top_k(scores, self.k)
         return batch_top_k(scores, int(self.k * len(scores)))
 
     @torch.no_grad()
@@ -71,9 +74,8 @@ class BatchTopK(Sparsifier, name="batchtopk"):
             norms = None if norms is None else norms[active.indices()[-1]]
             active = active.values()
         scores = active.float() if norms is None else active.float() * norms
-        follow_scores_(
-            self.threshold, self.n_batches, scores, self.cfg.topk_threshold_lr, stands_for
-        )
+        lr = self.cfg.topk_threshold_lr
+        follow_scores_(self.threshold, self.n_batches, scores, lr, stands_for, self.world)
 
     def latent_thresholds(
         self, d_sae: int, latent_norms: torch.Tensor | None = None
@@ -90,6 +92,7 @@ def follow_scores_(
     scores: torch.Tensor,
     lr: float,
     stands_for: int = 1,
+    world: World | None = None,
 ) -> None:
     """Move a threshold by the scores of a batch, in place.
 
@@ -103,14 +106,29 @@ def follow_scores_(
         scores: What was kept is positive; dense, or the values of a sparse tensor.
         lr: Weight of a new batch in the moving average.
         stands_for: Number of batches that this one is shown in place of.
+        world: The other processes of the run, which have other parts of the batch.
     """
     kept = scores[scores > 0]
+    if world is not None:
+        kept = least_kept(kept, world)
     if kept.numel() == 0:
         return
     n_batches += stands_for
     weight = RECENT * stands_for / (n_batches + (RECENT - 1))
     weight = weight.clamp(min(1.0, stands_for * lr), 1.0)
     threshold.lerp_(kept.min().to(threshold.dtype), weight.to(threshold.dtype))
+
+
+def least_kept(kept: torch.Tensor, world: World) -> torch.Tensor:
+    """The smallest score that was kept of a batch, (1,), or (0,) where none was.
+
+    Args:
+        kept: Scores of this part of the batch, (n,).
+        world: Those who have the others.
+    """
+    largest = kept.new_tensor([torch.finfo(kept.dtype).max])
+    least = world.least(torch.cat([kept, largest]).min()[None])
+    return least[least < largest]
 
 
 @torch.no_grad()
@@ -127,7 +145,7 @@ def batch_top_k(scores: torch.Tensor, n_kept: int) -> tuple[torch.Tensor, torch.
         n_kept: How many to keep over the batch.
     """
     flat = scores.reshape(-1)
-    guess = _guess_below_the_cut(flat, n_kept, scores.shape[-1])
+    guess = guess_below_the_cut(flat, n_kept, scores.shape[-1])
     passed = (flat >= guess).nonzero().squeeze(-1)
     if len(passed) < n_kept:
         passed = (flat > 0).nonzero().squeeze(-1)
@@ -139,7 +157,20 @@ def batch_top_k(scores: torch.Tensor, n_kept: int) -> tuple[torch.Tensor, torch.
     return rows, passed - rows * d_sae
 
 
-def _guess_below_the_cut(flat: torch.Tensor, n_kept: int, d_sae: int) -> float:
+def k_of_batch(scores: torch.Tensor, k: float, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the ``k`` highest positive scores a token of a batch, in order.
+
+    Args:
+        scores: Shape (n, d_sae).
+        k: How many to keep, a token on average.
+        part: The module that selects; for its ``world``, which matters in training.
+    """
+    if part.world is not None and part.training:
+        return part.world.batch_top_k(scores, k)
+    return batch_top_k(scores, int(k * len(scores)))
+
+
+def guess_below_the_cut(flat: torch.Tensor, n_kept: int, d_sae: int) -> float:
     """A threshold that a little more than ``n_kept`` entries pass, most likely; positive."""
     tiny = torch.finfo(flat.dtype).tiny
     stride = max(1, len(flat) // _SAMPLE)

@@ -1,0 +1,41 @@
+"""One process of a run speaks; the others are silent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+
+
+def rank_of_torchrun() -> int:
+    """The number that torchrun gave to this process; 0 without torchrun."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdigit() and n_processes_of_torchrun() > 1 else 0
+
+
+def n_processes_of_torchrun() -> int:
+    """How many processes torchrun has started; 1 without torchrun."""
+    number = os.environ.get("WORLD_SIZE", "1")
+    return int(number) if number.isdigit() and "RANK" in os.environ else 1
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Within it, all processes but the first print, log and send to wandb nothing."""
+    if rank_of_torchrun() == 0:
+        yield
+        return
+    os.environ["WANDB_MODE"] = "disabled"
+    logging.disable(logging.CRITICAL)
+    with ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(redirect_stdout(nowhere))
+        stack.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def say(message: str) -> None:
+    """Print a message to where the standard error of this process went at its start."""
+    print(message, file=sys.__stderr__, flush=True)
