@@ -8,7 +8,7 @@ power of such a code is its square or cube. Here a sample over two hook points i
 stream, and each is measured at 5 checkpoints, on held-out samples of the same kind. The figure is
 the difference in explained variance from the linear decoder of the same seed, at the worst
 checkpoint; over all held-out samples, of which the massive ones are nearly all of the variance, and
-over the ordinary ones alone. It should never be below -0.01. --help lists the options.
+over the ordinary ones alone. What is wanted is never less than -0.01. --help lists the options.
 """
 
 from __future__ import annotations
