@@ -71,7 +71,7 @@ def evaluate(flags: Sequence[str]) -> int:
         folder = fetch_dictionary(*reference, revision=options.revision)
         refuse_remote_code(folder)
     settings = settings_for(folder, output, **given)
-    if settings.n_headroom_tokens is None:
+    if not settings.n_headroom_tokens and "n_headroom_tokens" not in given:
         settings = replace(settings, n_headroom_tokens=HEADROOM_TOKENS)
     evaluation = evaluate_saved(folder, settings, options.device, output=output)
     print_evaluation(evaluation, f"dictionary in {options.folder}")

@@ -68,7 +68,7 @@ def load_evaluation_data(
         ) from error
     special = reading.excluded(model.tokenizer)
     further: list[torch.Tensor] = []
-    n_further = 0 if n_skipped else settings.n_headroom_tokens or 0
+    n_further = 0 if n_skipped else settings.n_headroom_tokens
     with suppress(StopIteration):  # fewer will do
         while sum(tokens.numel() for tokens in further) < n_further:
             further.append(store.get_batch_tokens(raise_at_epoch_end=True))
