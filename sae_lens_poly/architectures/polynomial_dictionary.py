@@ -151,8 +151,9 @@ class PolynomialDictionary(SAE[Any]):
             return
         z = self.encode(x)
         linear = self.linear_decoder.write(z)
+        whole = linear if self.world is None else self.world.across(linear)
         target = self.run_time_activation_norm_fn_in(x.to(linear)) - self.b_dec
-        inner, square = (linear * target).sum(), linear.pow(2).sum()
+        inner, square = (whole * target).sum(), whole.pow(2).sum()
         if self.world is not None:
             inner, square = self.world.sum(torch.stack([inner, square]))
         growth = (inner / square.clamp_min(1e-12)).abs().clamp_min(1e-3)

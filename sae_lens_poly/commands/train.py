@@ -36,7 +36,11 @@ def train(flags: Sequence[str]) -> int:
     for name in ("device", "llm_device", "act_store_device"):
         if settings.get(name) is not None:
             settings[name] = own_device(settings[name])
-    with processes_of_torchrun(settings.get("device", "cpu")) as mesh, one_message(mesh):
+    n_shards = settings.get("latent_shards", 1)
+    with (
+        processes_of_torchrun(settings.get("device", "cpu"), n_shards) as mesh,
+        one_message(mesh),
+    ):
         return _train(settings, mesh)
 
 

@@ -6,24 +6,32 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
-from sae_lens_poly.distributed.selection import highest_of_all
+from sae_lens_poly.distributed.selection import highest_of_all, highest_of_rows
 
 
 class ProcessMesh:
     """A :class:`~sae_lens_poly.architectures.world.World` of torch.distributed's processes.
 
-    Every process has the same dictionary and its own part of every batch. Sums over processes are
-    the only thing exchanged: results are those of one process with the whole batch, up to the order
-    in which floating point numbers are added.
+    Every process has its own part of every batch and its own shard of the latents. Sums over
+    processes are what is exchanged: results are those of one process with all of both, up to the
+    order in which floating point numbers are added.
 
     Args:
         device: Where tensors live that are exchanged.
+        n_shards: How many processes share the latents; it divides the number of processes.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self.rank, self.n_data = dist.get_rank(), dist.get_world_size()
+    def __init__(self, device: torch.device | str = "cpu", n_shards: int = 1) -> None:
+        self.device, self.n_shards = torch.device(device), n_shards
+        self.rank, self.n_processes = dist.get_rank(), dist.get_world_size()
+        self.n_data = self.n_processes // n_shards
+        mesh = init_device_mesh(
+            self.device.type, (self.n_data, n_shards), mesh_dim_names=("data", "latents")
+        )
+        self.part, self.shard = divmod(self.rank, n_shards)
+        self._same_latents, self._same_tokens = mesh.get_group("data"), mesh.get_group("latents")
         self.bytes_exchanged = 0
         """Bytes that this process has put into collective operations so far."""
 
@@ -43,11 +51,11 @@ class ProcessMesh:
 
     def sum(self, of_part: torch.Tensor) -> torch.Tensor:
         """Sum over the batch of what is the sum over a part of it."""
-        return self.reduced(of_part, dist.ReduceOp.SUM)
+        return self._reduced(of_part, dist.ReduceOp.SUM, self._same_latents)
 
     def least(self, of_part: torch.Tensor) -> torch.Tensor:
         """The smallest of all processes, entry by entry."""
-        return self.reduced(of_part, dist.ReduceOp.MIN)
+        return self._reduced(of_part, dist.ReduceOp.MIN)
 
     def n_tokens(self, of_part: int) -> int:
         """Number of tokens of the batch, for that of a part."""
@@ -55,42 +63,87 @@ class ProcessMesh:
 
     def own_rows(self, of_batch: torch.Tensor) -> torch.Tensor:
         """The rows of the part, of a tensor with a row for every token of the batch."""
-        return of_batch.chunk(self.n_data)[self.rank]
+        return of_batch.chunk(self.n_data)[self.part]
+
+    def across(self, of_shard: torch.Tensor) -> torch.Tensor:
+        """Sum over the shards of what is a sum over latents, with gradient."""
+        return of_shard if self.n_shards == 1 else _Across.apply(of_shard, self)
+
+    def share(self, loss: torch.Tensor) -> torch.Tensor:
+        """A loss that every shard has computed, of which each takes the gradient of its part."""
+        return loss if self.n_shards == 1 else _Share.apply(loss, self.n_shards)
+
+    def top_k(self, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and columns of those of the k highest of each token that this shard holds."""
+        return highest_of_rows(scores, k, self)
 
     def batch_top_k(self, scores: torch.Tensor, k: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and columns of those of the ``k`` highest scores a token that this part holds."""
+        """Rows and columns of those of the ``k`` highest scores a token that are here."""
         return highest_of_all(scores, int(k * self.n_tokens(len(scores))), self)
 
     # What a run asks for
 
-    def reduced(self, of_part: torch.Tensor, op: Any) -> torch.Tensor:
-        """A tensor of every process, reduced to one that all have."""
-        result = of_part.detach().clone(memory_format=torch.contiguous_format)
-        self.bytes_exchanged += result.numel() * result.element_size()
-        dist.all_reduce(result, op)
+    def sum_of_all(self, of_process: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes."""
+        return self._reduced(of_process, dist.ReduceOp.SUM)
+
+    def sum_of_shards(self, of_shard: torch.Tensor) -> torch.Tensor:
+        """Sum over the shards, without gradient."""
+        return self._reduced(of_shard, dist.ReduceOp.SUM, self._same_tokens)
+
+    def _reduced(self, of_process: torch.Tensor, op: Any, group: Any = None) -> torch.Tensor:
+        result = of_process.detach().clone(memory_format=torch.contiguous_format)
+        if group is None or group.size() > 1:
+            self._count(result)
+            dist.all_reduce(result, op, group)
         return result
 
-    def average_(self, of_part: torch.Tensor) -> None:
-        """Replace a tensor by its mean over the processes."""
-        self.bytes_exchanged += of_part.numel() * of_part.element_size()
-        dist.all_reduce(of_part)
-        of_part /= self.n_data
+    def average_(self, gradient: torch.Tensor, is_sharded: bool) -> None:
+        """Replace the gradient of a mean over tokens by that of the batch, in place.
+
+        Args:
+            gradient: Of weights of own latents; or of weights that every shard has, of which it is
+                a part (see :meth:`share`).
+            is_sharded: Which of them.
+        """
+        group = self._same_latents if is_sharded else None
+        if group is None or group.size() > 1:
+            self._count(gradient)
+            dist.all_reduce(gradient, group=group)
+        gradient /= self.n_data
 
     def gather_rows(self, of_part: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes, in their order."""
-        parts = [torch.empty_like(of_part) for _ in range(self.n_data)]
-        self.bytes_exchanged += of_part.numel() * of_part.element_size()
-        dist.all_gather(parts, of_part.contiguous())
+        """The rows of all parts of the batch, in their order."""
+        return self._gathered(of_part, self._same_latents, self.n_data)
+
+    def gather_tokens(self, of_process: torch.Tensor) -> torch.Tensor:
+        """The rows of all shards: the part of the batch that they step with."""
+        return self._gathered(of_process.to(self.device), self._same_tokens, self.n_shards)
+
+    def gather_all(self, of_process: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes."""
+        return self._gathered(of_process.to(self.device), None, self.n_processes)
+
+    def gather_latents(self, of_shard: torch.Tensor) -> torch.Tensor:
+        """The rows of all shards, in the order of the latents."""
+        return self._gathered(of_shard, self._same_tokens, self.n_shards)
+
+    def _gathered(self, rows: torch.Tensor, group: Any, n: int) -> torch.Tensor:
+        if n == 1:
+            return rows
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(n)]
+        self._count(rows)
+        dist.all_gather(parts, rows.contiguous(), group)
         return torch.cat(parts)
 
     def before(self, number: torch.Tensor) -> torch.Tensor:
         """The sum of a number, of shape (), over the processes in front of this one."""
-        numbers = self.gather_rows(number.reshape(1))
+        numbers = self._gathered(number.reshape(1), None, self.n_processes)
         return numbers[: self.rank].sum()
 
     def most(self, number: int) -> int:
         """The largest of a number of every process."""
-        return int(self.reduced(torch.tensor(number, device=self.device), dist.ReduceOp.MAX))
+        return int(self._reduced(torch.tensor(number, device=self.device), dist.ReduceOp.MAX))
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any of the processes."""
@@ -100,7 +153,7 @@ class ProcessMesh:
         """The text of the first process that has one."""
         if not self.any(text is not None):
             return None
-        texts: list[str | None] = [None] * self.n_data
+        texts: list[str | None] = [None] * self.n_processes
         dist.all_gather_object(texts, text)
         return next(found for found in texts if found is not None)
 
@@ -115,3 +168,37 @@ class ProcessMesh:
     def wait(self) -> None:
         """Wait until every process is here."""
         self.any(False)
+
+    def _count(self, exchanged: torch.Tensor) -> None:
+        self.bytes_exchanged += exchanged.numel() * exchanged.element_size()
+
+
+class _Across(torch.autograd.Function):
+    """Sum over shards.
+
+    Every shard computes what comes after it, and takes one of ``n_shards`` equal shares of the
+    loss (:class:`_Share`): the gradient of the whole loss is ``n_shards`` times the one that
+    arrives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_shard: torch.Tensor, mesh: ProcessMesh) -> torch.Tensor:
+        ctx.n_shards = mesh.n_shards
+        return mesh.sum_of_shards(of_shard)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grads[0] * ctx.n_shards, None
+
+
+class _Share(torch.autograd.Function):
+    """The same number, with one of ``n_shards`` equal shares of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, n_shards: int) -> torch.Tensor:
+        ctx.n_shards = n_shards
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grads[0] / ctx.n_shards, None

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from sae_lens_poly.architectures.sparsifiers.batch_topk import guess_below_the_cut
 
@@ -31,7 +32,7 @@ def highest_of_all(
         mesh: The processes.
     """
     flat = scores.reshape(-1)
-    share = min(math.ceil(n_kept / mesh.n_data), len(flat))
+    share = min(math.ceil(n_kept / mesh.n_processes), len(flat))
     guess = mesh.least(flat.new_tensor([guess_below_the_cut(flat, share, scores.shape[-1])]))
     passed = (flat >= guess).nonzero().squeeze(-1)
     n_passed = _count(passed, mesh)
@@ -48,8 +49,32 @@ def highest_of_all(
     return rows, passed - rows * scores.shape[-1]
 
 
+@torch.no_grad()
+def highest_of_rows(scores: torch.Tensor, k: int, mesh: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of those of the k highest of each row that this shard has, in order.
+
+    Every shard tells the others its own k highest of each row.
+
+    Args:
+        scores: Of this shard, (n, n_latents).
+        k: How many to keep of a row; at most the number of latents of all shards.
+        mesh: The processes.
+    """
+    here = min(k, scores.shape[-1])
+    own = torch.topk(scores, here, dim=-1)
+    told = F.pad(own.values, (0, k - here), value=-math.inf).mT.contiguous()
+    of_all = mesh.gather_latents(told).mT  # (n, n_shards k), a shard's own in order
+    best = torch.topk(of_all, k, dim=-1, sorted=False).indices
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    slots = torch.zeros_like(of_all, dtype=torch.bool).scatter_(-1, best, True)
+    first = mesh.shard * k
+    kept.scatter_(-1, own.indices, slots[:, first : first + here])
+    rows, columns = kept.nonzero(as_tuple=True)
+    return rows, columns
+
+
 def _count(passed: torch.Tensor, mesh: Any) -> int:
-    return int(mesh.sum(torch.tensor(len(passed), device=passed.device)))
+    return int(mesh.sum_of_all(torch.tensor(len(passed), device=passed.device)))
 
 
 def kth_largest(values: torch.Tensor, k: int, mesh: Any) -> tuple[torch.Tensor, int]:
@@ -69,7 +94,7 @@ def kth_largest(values: torch.Tensor, k: int, mesh: Any) -> tuple[torch.Tensor, 
     found, n_above, inside = 0, 0, integers
     for shift in reversed(range(0, n_bits, _BITS)):
         digits = (inside >> shift) & (2**_BITS - 1)
-        counts = mesh.sum(torch.bincount(digits, minlength=2**_BITS))
+        counts = mesh.sum_of_all(torch.bincount(digits, minlength=2**_BITS))
         from_above = counts.flip(0).cumsum(0)
         place = int((from_above >= k - n_above).nonzero()[0])
         n_above += int(from_above[place - 1]) if place else 0

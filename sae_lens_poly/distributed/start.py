@@ -13,6 +13,7 @@ from sae_lens.config import LanguageModelSAERunnerConfig
 
 from sae_lens_poly.distributed.one_voice import n_processes_of_torchrun, say
 from sae_lens_poly.distributed.process_mesh import ProcessMesh
+from sae_lens_poly.distributed.shards import check_can_shard
 from sae_lens_poly.errors import InputError, first_line
 
 # What errors of torch.distributed say when another process is gone.
@@ -20,13 +21,23 @@ _SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection", "connection", "socket", "Broken 
 
 
 @contextmanager
-def processes_of_torchrun(device: str) -> Iterator[ProcessMesh | None]:
+def processes_of_torchrun(device: str, n_shards: int = 1) -> Iterator[ProcessMesh | None]:
     """The processes of this run; None where there is one.
 
     Args:
         device: Which devices they compute on; ``cuda`` stands for a GPU each.
+        n_shards: How many of them share the latents.
+
+    Raises:
+        InputError: If that does not divide how many there are.
     """
-    if n_processes_of_torchrun() == 1:
+    n_processes = n_processes_of_torchrun()
+    if n_processes % n_shards:
+        raise InputError(
+            f"latent_shards={n_shards} does not divide the number of processes, {n_processes}: "
+            "start a multiple of it, torchrun --nproc-per-node N -m sae_lens_poly train"
+        )
+    if n_processes == 1:
         yield None
         return
     on_gpu = device.startswith("cuda")
@@ -34,7 +45,7 @@ def processes_of_torchrun(device: str) -> Iterator[ProcessMesh | None]:
         torch.cuda.set_device(own_device(device))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield ProcessMesh(own_device(device) if on_gpu else "cpu")
+        yield ProcessMesh(own_device(device) if on_gpu else "cpu", n_shards)
     finally:
         with suppress(RuntimeError):  # of processes that are gone
             dist.destroy_process_group()
@@ -53,7 +64,14 @@ def check_can_distribute(cfg: LanguageModelSAERunnerConfig[Any], mesh: ProcessMe
     Raises:
         InputError: Naming the field, its value and the remedy.
     """
-    n_processes, batch = mesh.n_data, cfg.train_batch_size_tokens
+    n_processes, batch = mesh.n_processes, cfg.train_batch_size_tokens
+    if mesh.n_shards > 1:
+        check_can_shard(cfg.sae, mesh.n_shards)
+        if cfg.logger.log_to_wandb:
+            raise InputError(
+                f"log_to_wandb=True with latent_shards={mesh.n_shards}: SAELens' trainer would log "
+                "figures of one shard: set it to False, or leave latent_shards out"
+            )
     if batch % n_processes:
         raise InputError(
             f"train_batch_size_tokens={batch} is that of all {n_processes} processes, which "

@@ -10,7 +10,7 @@ from sae_lens import logger
 from sae_lens.saes.sae import SAE
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sae_lens_poly.distributed.process_mesh import ProcessMesh
+from sae_lens_poly.distributed.shards import SharedLatents
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.training.finite_loss import DivergedRun
 from sae_lens_poly.whole_files import whole_folder
@@ -27,7 +27,8 @@ class CheckpointWriter:
         folder: Where checkpoints go; None: nowhere but to wandb, if it is used.
         resumed_from: The checkpoint that the run is resumed from, if so.
         before_saving: Called each time; raises ``DivergedRun`` if there is nothing worth saving.
-        mesh: The processes of the run, if there are several: the first one writes.
+        shared: The latents that processes of the run share, if there are several: the first one
+            writes, with those of all.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class CheckpointWriter:
         folder: str | None,
         resumed_from: str | None = None,
         before_saving: Callable[[], None] = lambda: None,
-        mesh: ProcessMesh | None = None,
+        shared: SharedLatents | None = None,
     ) -> None:
-        self.mesh = mesh
+        self.shared = shared
         self.trainer, self.folder, self.before_saving = trainer, folder, before_saving
         self.last_whole = Path(resumed_from) if resumed_from else None
         done = trainer.n_training_samples
@@ -71,14 +72,19 @@ class CheckpointWriter:
             InputError: If it cannot be written. Older checkpoints are whole.
         """
         self.before_saving()
+        if self.shared is None:
+            return self._save(name)
+        with self.shared.united():
+            if self.shared.mesh.is_first:
+                return self._save(name)
+        self.last_whole = None if self.folder is None else Path(self.folder) / name
+        return self.last_whole
+
+    def _save(self, name: str) -> Path | None:
         if self.folder is None:
-            if self.mesh is None or self.mesh.is_first:
-                self.trainer.save_checkpoint(name)
+            self.trainer.save_checkpoint(name)
             return None
         checkpoint = Path(self.folder) / name
-        if self.mesh is not None and not self.mesh.is_first:
-            self.last_whole = checkpoint
-            return checkpoint
         last = f"; the last whole checkpoint is {self.last_whole}" if self.last_whole else ""
         remedy = f"free some space, or name another checkpoint_path{last}"
         size = 3 * size_of(self.trainer.sae)  # the weights, and Adam's two moments
@@ -90,7 +96,8 @@ class CheckpointWriter:
     def rescue(self) -> str:
         """Keep a trained dictionary that could not be saved, as a checkpoint; where, in words."""
         try:
-            checkpoint = self.save(f"final_{self.trainer.n_training_samples}")
+            # Without the other processes, which are not waited for here.
+            checkpoint = self._save(f"final_{self.trainer.n_training_samples}")
         except InputError:
             checkpoint = None
         if checkpoint is not None:

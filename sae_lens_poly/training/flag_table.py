@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_poly import constraints
-from sae_lens_poly.constraints import Choice, Constraint
+from sae_lens_poly.constraints import Choice, Constraint, Number
 
 RECORD = Path(__file__).with_name("flags.json")
+
+#: Flags of this package's ``train`` alone, which no config of SAELens has.
+OF_COMMAND: dict[str, Constraint] = {"latent_shards": Number(at_least=1, whole=True)}
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def flags_of_classes() -> FlagTable:
         for architecture, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items()
     }
     run["architecture"] = Choice(*dictionaries)
+    run |= OF_COMMAND
     return FlagTable(run, dictionaries, defaults)
 
 

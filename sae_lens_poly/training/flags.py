@@ -17,7 +17,7 @@ from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
-from sae_lens_poly.training.flag_table import FlagTable, flag_table
+from sae_lens_poly.training.flag_table import OF_COMMAND, FlagTable, flag_table
 from sae_lens_poly.training.settings import check_run
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
     log: dict[str, Any] = {}
     sae: dict[str, Any] = {}
     for name, value in settings.items():
+        if name in OF_COMMAND:
+            continue
         part = run if name in of_run else log if name in of_log else sae
         part[name.removeprefix("sae.")] = value
     config_class = get_sae_training_class(sae.pop("architecture"))[1]

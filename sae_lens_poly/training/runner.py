@@ -24,9 +24,10 @@ from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
 from sae_lens_poly.artifact_names import check_artifact_name
-from sae_lens_poly.distributed.join import joined, set_world_
+from sae_lens_poly.distributed.join import check_can_join, joined
 from sae_lens_poly.distributed.own_text import OwnShare
 from sae_lens_poly.distributed.process_mesh import ProcessMesh
+from sae_lens_poly.distributed.shards import SharedLatents
 from sae_lens_poly.distributed.start import check_can_distribute
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.loading import load_stacked_model
@@ -165,11 +166,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
     def _join(self, mesh: ProcessMesh) -> None:
         """Have the store read the share of this process, and all start with the same weights."""
         of_process = copy.copy(self.cfg)
-        of_process.train_batch_size_tokens //= mesh.n_data
+        of_process.train_batch_size_tokens //= mesh.n_processes
         store = OwnShare.from_config(self.model, of_process, override_dataset=self._text.dataset)
-        store.n_processes = mesh.n_data
+        store.n_processes = mesh.n_processes
         self.activations_store = self.evaluator.activations_store = store
-        set_world_(self.sae, mesh)  # refuses a dictionary that cannot be trained so
+        check_can_join(self.sae, mesh)
         mesh.make_equal_(self.sae)
 
     def _resume(self, cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
@@ -210,14 +211,17 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             self._text.record(self.sae.cfg.metadata)
             if isinstance(self.activations_store, OwnShare) and self.mesh is not None:
                 store = self.activations_store
-                store.n_rows_of_all = self.mesh.most(store.n_dataset_processed) * self.mesh.n_data
+                of_process = self.mesh.most(store.n_dataset_processed)
+                store.n_rows_of_all = of_process * self.mesh.n_processes
 
+        shared = None if self.mesh is None else SharedLatents(trainer, self.mesh)
         writer = CheckpointWriter(
-            trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint, before_saving, self.mesh
+            trainer, cfg.checkpoint_path, cfg.resume_from_checkpoint, before_saving, shared
         )
         self.checkpoints = writer
-        if self.mesh is not None:
+        if self.mesh is not None and shared is not None:
             estimate_on_all(trainer, self.mesh)
+            shared.divide_()
         boundary = StepBoundary(trainer, cfg, writer, watch, self.mesh)
         trainer.data_provider = boundary
         evaluate = self.evaluator
@@ -227,6 +231,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             among = nullcontext() if self.mesh is None else joined(trainer, self.mesh)
             with watch.watching(self.sae), among:
                 sae = trainer.fit()
+            if shared is not None:
+                shared.unite_()
+                trainer.set_final_sae_metadata()  # of all latents
             boundary.stop_reading()
             writer.finish()
             return sae
@@ -327,7 +334,7 @@ class StepBoundary(Iterator[torch.Tensor]):
         if said is not None:
             raise UnreadableText(said) from cause
         assert batch is not None
-        return batch
+        return batch if self.mesh is None else self.mesh.gather_tokens(batch)
 
     def stop_reading(self) -> None:
         """Take no more text: what a prefetching thread goes on to read would not be recorded."""
@@ -346,7 +353,7 @@ class StepBoundary(Iterator[torch.Tensor]):
 def estimate_on_all(trainer: SAETrainer[Any, Any], mesh: ProcessMesh) -> None:
     """SAELens' estimates for ``normalize_activations``, from the batches of all processes."""
     cfg, scaler, how = trainer.cfg, trainer.activation_scaler, trainer.sae.cfg.normalize_activations
-    whole = (mesh.gather_rows(batch) for batch in trainer.data_provider)
+    whole = (mesh.gather_all(batch) for batch in trainer.data_provider)
     if how == "expected_average_only_in" and scaler.scaling_factor is None:
         scaler.estimate_scaling_factor(trainer.sae.cfg.d_in, whole, cfg.n_batches_for_norm_estimate)
     elif how == "covariance_whitening" and scaler.whitening is None:

@@ -110,14 +110,16 @@ class TrainingText:
     def share(self, mesh: ProcessMesh) -> None:
         """Read the share of this process alone."""
         if self.rows is not None:
-            dataset, self.is_read_from_front = share_of(self.rows.dataset, mesh.rank, mesh.n_data)
+            dataset, self.is_read_from_front = share_of(
+                self.rows.dataset, mesh.rank, mesh.n_processes
+            )
             self.rows.dataset, self.mesh = dataset, mesh
 
     def record(self, metadata: SAEMetadata) -> None:
         """Enter what has been read into the metadata of the dictionary."""
         text = self.text if self.rows is None else read_by(self.rows, self.text)
         if self.mesh is not None:
-            n_rows = self.mesh.most(text.n_rows or 0) * self.mesh.n_data
+            n_rows = self.mesh.most(text.n_rows or 0) * self.mesh.n_processes
             text = replace(text, n_rows=n_rows if self.is_read_from_front else None)
         metadata.dataset_path = text.dataset_path
         record_text(metadata, text, self.earlier)

@@ -30,8 +30,10 @@ def torchrun(n_processes, folder, *flags, **options):
 
 
 @pytest.mark.slow
-def test_two_processes_train_save_and_print_as_one(tmp_path):
-    run = torchrun(2, tmp_path, "--training_tokens", "2048", "--output_path", "output")
+@pytest.mark.parametrize("n_shards", ["1", "2"])
+def test_two_processes_train_save_and_print_as_one(tmp_path, n_shards):
+    flags = ["--training_tokens", "2048", "--output_path", "output", "--latent_shards", n_shards]
+    run = torchrun(2, tmp_path, *flags)
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err[-3000:]
     assert out.count("training crosscoder:") == out.count("trained 2,048 tokens in") == 1
@@ -49,6 +51,7 @@ def test_wrong_input_is_said_once(tmp_path):
     for flags, said in (
         (["--train_batch_size_tokens", "129"], "make it a multiple of 2"),
         (["--d_sae", "-1"], "d_sae"),
+        (["--latent_shards", "3"], "latent_shards=3 does not divide the number of processes, 2"),
     ):
         run = torchrun(2, tmp_path, "--training_tokens", "2048", *flags)
         _, err = run.communicate(timeout=120)

@@ -9,7 +9,13 @@ import pytest
 from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
 
 from sae_lens_poly.constraints import Number
-from sae_lens_poly.training.flag_table import RECORD, FlagTable, flag_table, flags_of_classes
+from sae_lens_poly.training.flag_table import (
+    OF_COMMAND,
+    RECORD,
+    FlagTable,
+    flag_table,
+    flags_of_classes,
+)
 from sae_lens_poly.training.flags import build_config
 from sae_lens_poly.training.settings import CONSTRAINTS, NOT_SETTINGS
 
@@ -38,7 +44,7 @@ def test_flags_are_those_of_saelens(architecture):
     # the usage, before the descriptions
     usage = printed.getvalue().split("\n\n")[0]
     theirs = set(re.findall(r"\[--?([a-z][\w.]*)", usage)) - {"h", "sae"}
-    assert theirs - NOT_SETTINGS == set(TABLE.of(architecture)) - {"architecture"}
+    assert theirs - NOT_SETTINGS == set(TABLE.of(architecture)) - {"architecture", *OF_COMMAND}
 
 
 @pytest.mark.parametrize(

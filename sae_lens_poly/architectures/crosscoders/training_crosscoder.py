@@ -47,6 +47,9 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
 
     cfg: TrainingCrosscoderConfig
 
+    first_latent: int = 0
+    """Number of the first latent that is here, where processes share them."""
+
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
@@ -99,6 +102,8 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         if self.inner_widths:
             losses |= self._inner_losses(z, x)
         loss = torch.stack(list(losses.values())).sum()
+        if self.world is not None:
+            loss = self.world.share(loss)
         if not torch.isfinite(loss):
             explain_loss(step_input.sae_in, step)
         if self.sparsifier.observes_codes and seen is None:
@@ -212,12 +217,18 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
     ) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
         if self.sparsifier.penalises:
-            losses |= self.sparsifier.losses(
+            of_latents = self.sparsifier.losses(
                 step_input, feature_acts, hidden_pre, norms, self.decoder_norms
             )
+            if self.world is not None:
+                of_latents = {name: self.world.across(each) for name, each in of_latents.items()}
+            losses |= of_latents
         if self.sparsifier.selects or self.cfg.aux_loss_coefficient:
             aux_k, dead = residual.new_zeros(()), step_input.dead_neuron_mask
-            if dead is not None and self.cfg.aux_loss_coefficient and dead.any():
+            has_dead = False
+            if dead is not None and self.cfg.aux_loss_coefficient:
+                has_dead = bool(dead.any() if self.world is None else self.world.across(dead.sum()))
+            if has_dead:
                 aux_k = self._aux_k_loss(step_input.sae_in, hidden_pre, residual, dead, seen, norms)
             losses["auxiliary_reconstruction_loss"] = aux_k
         return losses
@@ -247,15 +258,19 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             dead_pre * dead_norms,
             lambda kept: self.decoder_weights.write(kept / dead_norms, dead),
             self.cfg.k_aux or max(1, self.d_model // 2),
+            self.world,
         )
         assert self.cfg.aux_loss_coefficient is not None
         return self.cfg.aux_loss_coefficient * loss
 
     def _inner_losses(self, z: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Squared errors of the first latents alone, Matryoshka's (Bussmann et al. 2025)."""
+        # Of the first latents, those that are here; there may be none.
+        here = [min(max(width - self.first_latent, 0), z.shape[-1]) for width in self.inner_widths]
+        nested = self.nested_reconstructions(z, here)
         return {
             f"inner_mse_loss_{width}": (inner - x).pow(2).sum(dim=-1).mean()
-            for width, inner in self.nested_reconstructions(z, self.inner_widths)
+            for width, (_, inner) in zip(self.inner_widths, nested, strict=True)
         }
 
     # What the log sees

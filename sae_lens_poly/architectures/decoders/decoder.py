@@ -15,6 +15,7 @@ from sae_lens_poly.architectures.kernels.sparse_code import (
     latent_range,
     scale_latents,
 )
+from sae_lens_poly.architectures.world import World
 
 
 class LinearDecoder(Protocol):
@@ -88,23 +89,29 @@ class Decoder:
         hooks: Hook points on what is raised to a power, and on the terms of degree 1, 2 and 3.
         writers: Groups of latents that write only some hook points; none: all latents write
             all. A hook point is reconstructed from the latents that write it, in every term.
+        world: Who has the rest of the latents; None: nobody.
     """
 
     term: Term | None
     hooks: tuple[HookPoint, HookPoint, HookPoint, HookPoint]
     writers: tuple[Writers, ...] = ()
+    world: World | None = None
 
     def __call__(self, z: torch.Tensor, W: LinearDecoder, b_dec: torch.Tensor) -> torch.Tensor:
         """Decode codes (..., d_sae), dense or sparse, to (..., d_in) in units of the weights."""
         if self.term is None:
-            return b_dec + self.hooks[1](W.write(z))
+            linear = W.write(z) if self.world is None else self.world.across(W.write(z))
+            return b_dec + self.hooks[1](linear)
         a, y1, y2, y3 = self.hooks
         watched = a.has_hooks() or y1.has_hooks() or y2.has_hooks() or y3.has_hooks()
         as_it_is = torch.compiler.is_compiling() or torch.is_autocast_enabled(z.device.type)
         if self.writers or z.ndim != 2 or watched or as_it_is:
             return sum(self.by_degree(z, W).values(), start=b_dec)
         linear = W.write(z)  # all terms above it by one product
-        products = self.term.products(self.term.sums(z, linear, W.dense))
+        sums = self.term.sums(z, linear, W.dense)
+        if self.world is not None:
+            linear, sums = self.world.across(linear), self.world.across(sums)
+        products = self.term.products(sums)
         factors = self.term.output_factors()
         C = torch.cat([factors[degree] for degree in products])
         return torch.addmm(linear + b_dec, torch.cat(list(products.values()), dim=-1), C)
@@ -115,9 +122,12 @@ class Decoder:
         if self.term is not None and self.writers:
             terms = self._by_writers(z, W, self.term)
         else:
-            terms = {1: W.write(z)}
-            if self.term is not None:
-                terms |= self.term.terms(watch_sums(self.term.sums(z, terms[1], W.dense)))
+            linear = W.write(z)
+            sums = None if self.term is None else self.term.sums(z, linear, W.dense)
+            terms = {1: linear if self.world is None else self.world.across(linear)}
+            if self.term is not None and sums is not None:
+                sums = sums if self.world is None else self.world.across(sums)
+                terms |= self.term.terms(watch_sums(sums))
         return {degree: watch[degree - 1](term) for degree, term in sorted(terms.items())}
 
     def nested(
@@ -135,11 +145,17 @@ class Decoder:
             latents = slice(start, width)
             code = latent_range(z, latents)
             of_level = W.write(code, latents)
+            of_term = None
+            if self.term is not None:
+                of_term = self.term.sums(code, of_level, W.dense, latents)
+            if self.world is not None:
+                of_level = self.world.across(of_level)
+                of_term = None if of_term is None else self.world.across(of_term)
             linear = linear + of_level
             if self.term is None:
                 yield width, linear + b_dec
             else:
-                sums = sums + self.term.sums(code, of_level, W.dense, latents)
+                sums = sums + of_term
                 yield width, sum(self.term.terms(sums).values(), start=linear + b_dec)
             start = width
 

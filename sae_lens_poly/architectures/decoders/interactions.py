@@ -9,12 +9,21 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from sae_lens_poly.architectures.decoders.term import ALL, CODE_LIMIT, Directions, Term, gain
+from sae_lens_poly.architectures.decoders.term import (
+    ALL,
+    CODE_LIMIT,
+    Across,
+    Directions,
+    Term,
+    alone,
+    gain,
+)
 from sae_lens_poly.architectures.kernels.at_least_float32 import (
     AtLeastFloat32,
     at_least_float32,
 )
 from sae_lens_poly.architectures.kernels.sparse_code import code_times, power
+from sae_lens_poly.architectures.world import World
 
 
 class Interactions(Term):
@@ -124,9 +133,9 @@ class Interactions(Term):
 
     @torch.no_grad()
     def sum_of_squares(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        a = at_least_float32(self.project(z, linear)[..., : self.rank])
+        a = at_least_float32(across(self.project(z, linear)[..., : self.rank]))
         return a.pow(2).sum(), a.new_tensor(float(a.numel()))
 
     def output_factors(self) -> dict[int, torch.Tensor]:
@@ -142,6 +151,8 @@ class CodeInteractions(Interactions, kind="interactions/codes"):
     V is free of the linear term: it can bind two latents whatever their directions are. Costs
     ``d_sae * R`` weights.
     """
+
+    of_latents = ("code_scale", "projection.weight")
 
     def __init__(self, d_in: int, d_sae: int, ranks: dict[int, int], **options: Any) -> None:
         # One scale a latent, so that a change of a latent's units leaves V orthonormal.
@@ -170,6 +181,8 @@ class ReconstructionInteractions(Interactions, kind="interactions/reconstruction
     function class. What two latents add together follows from their directions. Costs
     ``d_in * R`` weights, a twentieth of :class:`CodeInteractions` at d_sae = 21 d_in.
     """
+
+    of_latents = ()
 
     def __init__(self, d_in: int, d_sae: int, ranks: dict[int, int], **options: Any) -> None:
         super().__init__(d_in, ranks, **options)
@@ -234,6 +247,8 @@ class OrthonormalProjection(AtLeastFloat32):
 
     constrained: torch.Tensor
     """Whether V is held orthonormal, shape (). A fold into V ends that: see :meth:`release_`."""
+    other_rows: World | None = None
+    """Who has the other rows; None: all of them are here."""
 
     def __init__(
         self,
@@ -272,10 +287,19 @@ class OrthonormalProjection(AtLeastFloat32):
             return None
         with torch.autocast(self.weight.device.type, enabled=False):
             gram = self.weight.T @ self.weight / self.size**2
+            if self.other_rows is not None:
+                gram = self.other_rows.across(gram)
             error = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             # QR ends an order of magnitude below this, so a second retraction changes nothing.
             if error <= 100 * torch.finfo(gram.dtype).eps:
                 return None
+            if self.other_rows is not None:
+                # The same Q and R by their Gram matrix, which is near the identity after a step.
+                r = torch.linalg.cholesky(gram).mT.contiguous()
+                self.weight.copy_(
+                    torch.linalg.solve_triangular(r, self.weight, upper=True, left=False)
+                )
+                return r
             q, r = positive_qr(self.weight)
         self.weight.copy_(self.size * q)
         return r / self.size

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from sae_lens_poly.architectures.decoders.term import ALL, CODE_LIMIT, Directions, Term, gain
+from sae_lens_poly.architectures.decoders.term import (
+    ALL,
+    CODE_LIMIT,
+    Across,
+    Directions,
+    Term,
+    alone,
+    gain,
+)
 from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.sparse_code import (
     code_times,
@@ -38,6 +46,8 @@ class Powers(Term, kind="powers"):
         ranks: Degree to rank; at most ``min(d_sae, d_in)`` each.
         code_limit: Bound on the size of ``c z``; None: none.
     """
+
+    of_latents = ("code_scale", "A.2", "A.3")
 
     def __init__(
         self,
@@ -90,10 +100,11 @@ class Powers(Term, kind="powers"):
 
     @torch.no_grad()
     def sum_of_squares(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
     ) -> tuple[torch.Tensor, torch.Tensor]:
         active = at_least_float32(z.coalesce().values() if z.is_sparse else z)
-        return active.pow(2).sum(), active.count_nonzero().clamp_min(1).to(active)
+        number = across(active.count_nonzero().to(active))
+        return across(active.pow(2).sum()), number.clamp_min(1)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any

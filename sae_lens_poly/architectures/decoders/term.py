@@ -29,6 +29,15 @@ ALL = slice(None)
 #: Computes the linear decoder per unit of each feature activation, (d_sae, d_in).
 Directions = Callable[[], torch.Tensor]
 
+#: Adds up over the processes of a run what is a sum over latents.
+Across = Callable[[torch.Tensor], torch.Tensor]
+
+
+def alone(of_latents: torch.Tensor) -> torch.Tensor:
+    """Where this process has all latents."""
+    return of_latents
+
+
 #: Kind of term to its class. The kind is what ``decoder`` of a config names, or
 #: ``decoder/projection`` where there are several.
 TERMS: dict[str, type[Term]] = {}
@@ -50,6 +59,9 @@ class Term(nn.Module, ABC):
         code_limit: Bound on what is raised to a power; None: none.
         n_scales: Shape of ``code_scale``: one number, or one a latent.
     """
+
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
 
     #: Whether dictionaries train with it; if not, it is read from files.
     trains: ClassVar[bool] = True
@@ -154,16 +166,18 @@ class Term(nn.Module, ABC):
 
         What is raised to a power has a root mean square of 1 then.
         """
-        squares, number = self.sum_of_squares(z, linear, directions)
-        if world is not None:
-            squares, number = world.sum(torch.stack([squares.to(number), number]))
+        if world is None:
+            squares, number = self.sum_of_squares(z, linear, directions)
+        else:
+            found = self.sum_of_squares(z, linear, directions, world.across)
+            squares, number = world.sum(torch.stack(found))
         scale = 1 / (squares / number).sqrt().clamp_min(1e-12)
         self.code_scale.mul_(scale.to(self.code_scale.dtype))
         self.scaled.fill_(True)
 
     @abstractmethod
     def sum_of_squares(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of what is raised to a power, and how many numbers that are, each of shape ().
 
@@ -171,6 +185,7 @@ class Term(nn.Module, ABC):
             z: Codes (n, d_sae) of a batch.
             linear: Their linear term (n, d_in).
             directions: As :meth:`sums` is given it.
+            across: Adds up what is a sum over latents, where others have the rest of them.
         """
 
     @torch.no_grad()

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import torch
 from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 
+from sae_lens_poly.architectures.world import World
+
 
 def aux_k_loss(
     residual: torch.Tensor,
     dead_scores: torch.Tensor,
     write: Callable[[torch.Tensor], torch.Tensor],
     k_aux: int,
+    world: World | None = None,
 ) -> torch.Tensor:
     """AuxK (Gao et al. 2024, appendix A.2) by the linear term, without a bias, as SAELens has it.
 
@@ -25,9 +28,16 @@ def aux_k_loss(
         write: The linear term (n, d_in) of scores (n, n_dead) that were kept.
         k_aux: How many of them a token may use. With fewer dead latents than that the loss
             is scaled down in proportion.
+        world: Who has the other latents, of which some may be dead where none of these is.
     """
     n_dead = dead_scores.shape[-1]
-    every_one = torch.ones(n_dead, dtype=torch.bool, device=dead_scores.device)
-    kept = calculate_topk_aux_acts(min(k_aux, n_dead), dead_scores, every_one)
-    loss = (write(kept) - residual.detach()).pow(2).sum(dim=-1).mean()
+    if world is None:
+        every_one = torch.ones(n_dead, dtype=torch.bool, device=dead_scores.device)
+        written = write(calculate_topk_aux_acts(min(k_aux, n_dead), dead_scores, every_one))
+    else:
+        n_dead = int(world.across(torch.tensor(n_dead, device=dead_scores.device)))
+        kept = torch.zeros_like(dead_scores, dtype=torch.bool)
+        kept[world.top_k(dead_scores.detach(), min(k_aux, n_dead))] = True
+        written = world.across(write(dead_scores * kept))
+    loss = (written - residual.detach()).pow(2).sum(dim=-1).mean()
     return min(n_dead / k_aux, 1.0) * loss

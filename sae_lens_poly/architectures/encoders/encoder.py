@@ -24,6 +24,9 @@ class EncoderScore(nn.Module, ABC):
         d_sae: Number of latents.
     """
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: Whether scores stay what they were when scales of the input are folded into the weights.
     folds_scales: ClassVar[bool] = True
 
@@ -60,6 +63,8 @@ class EncoderScore(nn.Module, ABC):
 
 class InnerProduct(EncoderScore, name="inner_product"):
     """The product itself."""
+
+    of_latents = ()
 
     def forward(
         self,

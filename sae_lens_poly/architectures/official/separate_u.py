@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from sae_lens_poly.architectures.decoders.term import ALL, Directions, Term
+from sae_lens_poly.architectures.decoders.term import ALL, Across, Directions, Term, alone
 from sae_lens_poly.architectures.kernels.sparse_code import code_times
 
 
@@ -63,7 +63,7 @@ class SeparateU(Term, kind="interactions/separate_u"):
         return scaled[0], scaled[1], self.C["2"]
 
     def sum_of_squares(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
     ) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError("the separate-U form is for inference")
 

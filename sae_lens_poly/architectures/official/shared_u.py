@@ -14,7 +14,7 @@ from sae_lens_poly.architectures.decoders.interactions import (
     positive_qr,
     trained_size,
 )
-from sae_lens_poly.architectures.decoders.term import ALL, Directions, gain
+from sae_lens_poly.architectures.decoders.term import ALL, Across, Directions, alone, gain
 from sae_lens_poly.architectures.kernels.sparse_code import code_times
 
 #: The published start of the factors lambda_2 and lambda_3 (PolySAE's code).
@@ -107,11 +107,11 @@ class SharedU(Interactions):
 
     @torch.no_grad()
     def sum_of_squares(
-        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions
+        self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, across: Across = alone
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.official_init or not self.ranks:
             return linear.new_ones(()), linear.new_ones(())
-        return super().sum_of_squares(z, linear, directions)
+        return super().sum_of_squares(z, linear, directions, across)
 
     @torch.no_grad()
     def rescale_latents_(self, factor: torch.Tensor) -> None:

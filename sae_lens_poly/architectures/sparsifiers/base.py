@@ -36,6 +36,9 @@ class Sparsifier(AtLeastFloat32, ABC):
 
     world: World | None = None
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: What the fields that it reads may be.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {}
 

@@ -31,6 +31,7 @@ class BatchTopK(Sparsifier, name="batchtopk"):
     """
 
     CONSTRAINTS: ClassVar = {**K_CONSTRAINTS, "topk_threshold_lr": Number(above=0, at_most=1)}
+    of_latents = ()
     selects = True
     observes_codes = True
 

@@ -41,6 +41,7 @@ class JumpReLU(Sparsifier, name="jumprelu"):
         "target_l0": Number(above=0, optional=True),
     }
 
+    of_latents = ("threshold",)
     penalises = True
 
     threshold: nn.Parameter

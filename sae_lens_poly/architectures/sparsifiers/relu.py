@@ -26,6 +26,7 @@ class ReLU(Sparsifier, name="relu"):
         "l1_warm_up_steps": Number(at_least=0, whole=True),
     }
 
+    of_latents = ()
     penalises = True
 
     def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:

@@ -19,6 +19,7 @@ class TopK(Sparsifier, name="topk"):
     """Keeps the k highest scores of every token where they are positive (Gao et al. 2024)."""
 
     CONSTRAINTS = K_CONSTRAINTS
+    of_latents = ()
     selects = True
     at_inference = True
 
@@ -40,6 +41,8 @@ class TopK(Sparsifier, name="topk"):
         self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores = hidden_pre if latent_norms is None else hidden_pre * latent_norms
+        if self.world is not None and self.training:
+            return self.world.top_k(scores, round(self.k))
         return top_k(scores, round(self.k))
 
 

@@ -38,6 +38,9 @@ class Weights(nn.Module, ABC):
         ranks: As the form takes them.
     """
 
+    #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
+    of_latents: ClassVar[tuple[str, ...] | None] = None
+
     #: How many ranks the form takes.
     n_ranks: ClassVar[int] = 0
 
@@ -146,6 +149,7 @@ class Dense(Weights, form="dense"):
     """
 
     reads_input_itself = True
+    of_latents = ("W",)
 
     def __init__(
         self,

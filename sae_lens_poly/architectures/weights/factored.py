@@ -33,6 +33,8 @@ class Factored(Weights):
     #: Size of the entries of the hook points' factor against the activation's; measured.
     IMBALANCE = 3.0
 
+    of_latents = ("latent",)
+
     activation: nn.Parameter
     """The factor A of the dimensions of the activation."""
     latent: nn.Parameter
