@@ -360,13 +360,14 @@ def _by_gradient(
     model: nn.Module,
     codes: list[torch.Tensor],
     targets: list[torch.Tensor],
-    n_passes: int = 8,
+    n_steps: int = 800,
     batch: int = 512,
 ) -> list[torch.Tensor]:
     """What Adam leaves over of the targets to fit, to choose by, and to score.
 
-    After each pass the rate is halved where the targets to choose by are not met better; the best
-    state is kept, which is the start if no pass helps.
+    In ``n_steps`` steps, and 4 passes, at least. After each pass the rate is halved where the
+    targets to choose by are not met better; the best state is kept, which is the start if no pass
+    helps.
     """
 
     def left(which: int) -> torch.Tensor:
@@ -382,7 +383,7 @@ def _by_gradient(
     optimizer = torch.optim.Adam(
         [{"params": large, "lr": 2e-3}, {"params": small, "lr": 2e-4}], betas=(0.9, 0.99)
     )
-    for _ in range(n_passes):
+    for _ in range(max(4, -(-n_steps * batch // len(targets[0])))):
         with torch.enable_grad():
             for tokens in torch.randperm(len(targets[0])).split(batch):
                 y = model(_bag(codes[0], tokens))
@@ -397,5 +398,7 @@ def _by_gradient(
             model.load_state_dict(kept)
             for group in optimizer.param_groups:
                 group["lr"] /= 2
+            if optimizer.param_groups[0]["lr"] < 1e-4:
+                break
     model.load_state_dict(kept)
     return [left(which) for which in range(3)]

@@ -65,6 +65,18 @@ def test_planted_interactions_are_found(seed):
 
 
 @pytest.mark.slow
+def test_planted_curves_are_found():
+    z, x, started, _ = planted(0.0)
+    u = z / (1 + torch.arange(D_SAE) % 5)
+    x = x + u**2 @ (1.5 * torch.randn(D_SAE, D, generator=torch.Generator().manual_seed(5)))
+    linear, whole = truth(z, x), truth(torch.cat([z, u**2], dim=1), x)
+    headroom = found_in(z, x, started)
+    curves = headroom.rungs["curves"] - headroom.rungs["linear"]
+    assert curves == pytest.approx(whole - linear, rel=0.1)
+    assert headroom.rungs["pairs"] - headroom.rungs["linear"] < 0.1 * curves
+
+
+@pytest.mark.slow
 def test_our_own_terms_are_measured_beside_a_refitted_linear_decoder():
     z, x, started, products = planted(2.5)
     B = torch.linalg.lstsq(torch.cat([z, products], dim=1), x).solution[D_SAE:]
