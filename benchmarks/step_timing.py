@@ -14,7 +14,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 
-def make_trainer(sae: Any, batch: int) -> SAETrainer[Any, Any]:
+def make_trainer(sae: Any, batch: int, autocast: bool = False) -> SAETrainer[Any, Any]:
     """Stock SAELens' trainer, for steps of so many tokens."""
     cfg = SAETrainerConfig(
         total_training_samples=10**9,
@@ -23,6 +23,7 @@ def make_trainer(sae: Any, batch: int) -> SAETrainer[Any, Any]:
         train_batch_size_samples=batch,
         dead_feature_window=10**6,
         feature_sampling_window=10**6,
+        autocast=autocast,
     )
     return SAETrainer(cfg, sae, iter(()))
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "upload",
     "compare",
     "export",
+    "cache",
 )
 
 USAGE = f"""\
@@ -31,6 +32,7 @@ usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} explain DIR        have a language model explain them
        {PROGRAM} upload DIR USER/REPO:PATH put a saved dictionary on the hub
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
+       {PROGRAM} cache DIR          store activations, to train on them many times
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
        {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
 

@@ -98,7 +98,8 @@ class Bench:
             cfg.model_from_pretrained_kwargs,
         )
         gigabytes = self.comparison.training_tokens * stack.d_in * 4 / 1e9
-        if gigabytes > self.comparison.record_gb or isinstance(stack, StackedModels):
+        too_large = gigabytes > self.comparison.record_gb
+        if too_large or cfg.use_cached_activations or isinstance(stack, StackedModels):
             return stack
         return RecordedStack(stack, self.output / "activations")
 

@@ -51,7 +51,7 @@ class RecordedStack(StackedHooks):
         self._recorded = (stack,)
         self.places = [stack.hook_names.index(name) for name in self.hook_names]
         self.root = Path(folder)
-        self.folder = self.root / _fingerprint(stack)
+        self.folder = self.root / fingerprint(stack.model, stack.hook_names, stack.d_model)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._in_hooks = False
 
@@ -96,10 +96,10 @@ class RecordedStack(StackedHooks):
 
 
 @torch.no_grad()
-def _fingerprint(stack: StackedHooks) -> str:
-    """A name that other hook points, or other weights, do not have."""
-    digest = hashlib.sha256(repr((stack.hook_names, stack.d_model)).encode())
-    for name, weights in stack.model.named_parameters():
+def fingerprint(model: torch.nn.Module, *told: Any) -> str:
+    """A name that other weights do not have, nor other things that it is ``told``."""
+    digest = hashlib.sha256(repr(told).encode())
+    for name, weights in model.named_parameters():
         sums = weights.double().sum().item(), weights.double().abs().sum().item()
         digest.update(repr((name, tuple(weights.shape), str(weights.dtype), sums)).encode())
     return digest.hexdigest()[:16]

@@ -33,6 +33,13 @@ from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.paths import check_can_write
+from sae_lens_poly.training.cached_store import (
+    CachedStore,
+    is_cache,
+    open_cache,
+    text_of,
+    without_cache,
+)
 from sae_lens_poly.training.checkpoint_files import check_against, find_checkpoint
 from sae_lens_poly.training.checkpoint_writer import CheckpointWriter, size_of
 from sae_lens_poly.training.checkpoints import (
@@ -117,6 +124,9 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         )
         check_stack(cfg, model)
         text = TrainingText.of_run(cfg, model, override_dataset)
+        cached = open_cache(cfg, model) if is_cache(cfg) else None
+        if cached is not None:
+            text.text = text_of(cached)
         self._text = text
         if mesh is not None and not mesh.is_first:
             mesh.wait()  # the first process cleans up after a run that was killed
@@ -133,7 +143,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             if cfg.resume_from_checkpoint is None:
                 text.earlier = texts_read(override_sae.cfg.metadata)
         try:
-            super().__init__(cfg, text.dataset, model, override_sae)
+            stock = cfg if cached is None else without_cache(cfg)
+            super().__init__(stock, text.dataset, model, override_sae)
         except (RuntimeError, MemoryError) as error:
             if "alloc" not in str(error):
                 raise
@@ -149,6 +160,10 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
                 f"({first_line(error)[:200]}): give what SAELens' CacheActivationsRunner wrote for "
                 "these hook points and this context_size"
             ) from error
+        if cached is not None:
+            store = CachedStore.from_config(model, stock, override_dataset=text.dataset)
+            store.rows, self.cfg = cached, cfg
+            self.activations_store = self.evaluator.activations_store = store
         for field in ("output_path", "checkpoint_path"):
             if (folder := getattr(cfg, field)) is not None:
                 check_can_write(field, folder, size_of(self.sae))

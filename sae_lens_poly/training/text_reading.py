@@ -75,6 +75,12 @@ class TextReading:
         for name in TEXT_FIELDS:
             metadata[name] = getattr(self, name)
 
+    def plain(self) -> dict[str, Any]:
+        """All fields as JSON has them."""
+        fields = dataclasses.asdict(self)
+        lists = {name: list(v) for name, v in fields.items() if isinstance(v, tuple)}
+        return fields | lists
+
     @property
     def positions(self) -> slice:
         """The positions of a context that count."""

@@ -264,3 +264,26 @@ def test_presets_can_be_read():
 def test_cells():
     assert Cell((1.0, 2.0, 3.0)).text(2) == "2.00 ± 0.58"
     assert Cell((1.0,)).text(1) == "1.0"
+
+
+@pytest.mark.slow
+def test_arms_are_trained_on_cached_activations(tmp_path):
+    run, folder = CONTENT["run"], tmp_path / "cache"
+    of_text = {name: CONTENT[name] for name in ("model_name", "hook_name", "training_tokens")}
+    flags = [word for name, value in {**of_text, **run}.items() for word in (f"--{name}", value)]
+    assert main(["cache", str(folder), *map(str, flags)]) == 0
+    cached = {"use_cached_activations": True, "cached_activations_path": str(folder)}
+    settings = {"n_batches": 1, "n_splice_batches": 1, "batch_size_prompts": 2, "n_pairs": 50}
+    path = written(
+        tmp_path,
+        run={**run, **cached},
+        learning_rates=[0.001],
+        evaluation={**settings, "probing": []},
+    )
+    assert main(["compare", path, "--seeds", "1", "--output", str(tmp_path / "out")]) == 0
+    for arm in ("separate", "interactions-4"):
+        sae = load_dictionary(tmp_path / "out" / "runs" / arm / "seed-0")
+        (text,) = sae.cfg.metadata.texts_read
+        assert text["n_rows"] > 0
+        assert text["sample"]
+    assert not (tmp_path / "out" / "activations").exists()

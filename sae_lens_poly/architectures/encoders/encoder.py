@@ -129,8 +129,9 @@ class Encoder:
             hidden_pre = self.score(products, x, weights) + b_enc
             tokens, latents = at = sparsifier.select(hidden_pre, latent_norms)
         pattern = ActivePattern(tokens, latents, (len(hidden_pre), hidden_pre.shape[1]))
+        values = products[at].to(b_enc.dtype)  # narrower under autocast
         entries = weights.entries_of(
-            h, products[at], pattern, b_dec if direct else None, seen if direct else None
+            h, values, pattern, b_dec if direct else None, seen if direct else None
         )
         active = self.score(entries, x, weights, at) + b_enc.index_select(0, latents)
         return pattern.code(active.relu()), hidden_pre

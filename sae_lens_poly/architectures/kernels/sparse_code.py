@@ -20,8 +20,9 @@ from torch.autograd.function import once_differentiable
 # One product is a CSR one, and torch announces that on first use. The tests pin its numbers.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
-#: What the sparse products are computed in; a narrower dtype takes the dense ones.
-SPARSE_DTYPES = (torch.float32, torch.float64)
+#: Weights that sparse products take. Under autocast those are float32: products that touch active
+#: latents only are bound by memory, and a narrower copy of the weights costs more than it saves.
+SPARSE_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 # Sums over each bag; no frame of Python's between a step and the kernel.
 _weighted_sums = partial(F.embedding_bag, mode="sum", include_last_offset=True)
@@ -77,6 +78,8 @@ class ActivePattern:
 
     def entries_of_product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """The entries (nnz,) of ``left @ right^T``, (n, m) and (d_sae, m), at the active places."""
+        at_least_float32 = torch.promote_types(right.dtype, torch.float32)  # torch has no narrower
+        left, right = left.to(at_least_float32), right.to(at_least_float32)
         zeros = torch.sparse_csr_tensor(
             self.row_starts,
             self.cols,
@@ -118,7 +121,7 @@ class _CodeTimesDense(torch.autograd.Function):
         grad = grad.contiguous()
         wants_values, wants_dense, _ = ctx.needs_input_grad
         return (
-            ctx.pattern.entries_of_product(grad, dense) if wants_values else None,
+            ctx.pattern.entries_of_product(grad, dense).to(values.dtype) if wants_values else None,
             ctx.pattern.transposed_times(values, grad) if wants_dense else None,
             None,
         )
@@ -158,11 +161,12 @@ class ActiveEntries(torch.autograd.Function):
         grad_b_dec = None
         if ctx.needs_input_grad[3]:
             # b_dec is the same for all tokens that see it: -sum_t seen_t * (grad_t W).
-            seen = grad.new_ones(len(x), 1) if ctx.seen is None else ctx.seen.to(grad.dtype)
-            per_part = grad.new_zeros(len(W), seen.shape[1])
-            per_part.index_add_(0, pattern.cols, grad[:, None] * seen[pattern.rows])
+            summed = torch.promote_types(grad.dtype, torch.float32)  # over all tokens
+            seen = grad.new_ones(len(x), 1) if ctx.seen is None else ctx.seen
+            per_part = grad.new_zeros(len(W), seen.shape[1], dtype=summed)
+            per_part.index_add_(0, pattern.cols, grad[:, None].to(summed) * seen[pattern.rows])
             parts = W.unflatten(1, (seen.shape[1], -1))
-            grad_b_dec = -torch.einsum("fld,fl->ld", parts, per_part).flatten()
+            grad_b_dec = -torch.einsum("fld,fl->ld", parts, per_part.to(W.dtype)).flatten()
         return None, grad_x, grad_W, grad_b_dec, None, None
 
 
@@ -171,7 +175,7 @@ def code_times(z: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     if not z.is_sparse:
         return z @ dense
     z = z.coalesce()
-    if z.ndim != 2 or dense.dtype not in SPARSE_DTYPES or torch.is_autocast_enabled(z.device.type):
+    if z.ndim != 2 or dense.dtype not in SPARSE_DTYPES:
         return z.to_dense() @ dense
     pattern = getattr(z, "active_pattern", None) or pattern_of(z)
     return _CodeTimesDense.apply(z.values(), dense, pattern)
@@ -224,8 +228,8 @@ def _coo(indices: torch.Tensor, values: torch.Tensor, shape: Any) -> torch.Tenso
 def can_use_sparse_codes(sae: SAE[Any], x: torch.Tensor) -> bool:
     """Whether a step on ``x`` can go by :class:`ActiveEntries` instead of the dense product.
 
-    Not under ``torch.compile`` (which takes no sparse tensors), under autocast or in half
-    precision, nor where a hook wants to see or change what the dense encoder computes.
+    Not under ``torch.compile`` (which takes no sparse tensors) or in float16, nor where a hook
+    wants to see or change what the dense encoder computes.
     """
     return (
         not torch.compiler.is_compiling()
@@ -233,7 +237,6 @@ def can_use_sparse_codes(sae: SAE[Any], x: torch.Tensor) -> bool:
         and x.ndim == 2
         and not x.requires_grad
         and sae.dtype in SPARSE_DTYPES
-        and not torch.is_autocast_enabled(x.device.type)
         and not sae.hook_sae_input.has_hooks()
         and not sae.hook_sae_acts_pre.has_hooks()
         and not sae.hook_sae_acts_post.has_hooks()

@@ -90,7 +90,8 @@ def sparse_codes(sae: Any, x: torch.Tensor, select: Select) -> tuple[torch.Tenso
         rows, cols = at = select(scores)
     pattern = ActivePattern(rows, cols, (scores.shape[0], scores.shape[1]))
     b_dec = sae.b_dec if sae.cfg.apply_b_dec_to_input else None
-    entries = ActiveEntries.apply(products[at], sae_in, sae.W_enc.T, b_dec, None, pattern)
+    values = products[at].to(sae.W_enc.dtype)  # narrower under autocast
+    entries = ActiveEntries.apply(values, sae_in, sae.W_enc.T, b_dec, None, pattern)
     active = (entries + sae.b_enc.index_select(0, cols)).relu()
     if norms is not None:
         active = active * norms.index_select(0, cols)
@@ -177,8 +178,8 @@ class PolynomialTopK(PolynomialDictionary):
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes and scores (..., d_sae); by SAELens' dense encoder where it has to be.
 
-        That is with hooks on the encoder, under autocast or ``torch.compile`` (which takes no
-        sparse tensors), in half precision, and where no gradient is taken.
+        That is with hooks on the encoder, under ``torch.compile`` (which takes no sparse
+        tensors), in float16, and where no gradient is taken.
         """
         if self.cfg.use_sparse_activations and can_use_sparse_codes(self, x):
             return sparse_codes(self, x, self.select)

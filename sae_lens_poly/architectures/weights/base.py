@@ -105,7 +105,8 @@ class Weights(nn.Module, ABC):
             b_dec: What was taken off the input, if its gradient is to be computed here.
             seen: What of the input was seen, (n, n_hooks); None: all.
         """
-        return ActiveEntries.apply(values, h, self.rows, b_dec, seen, pattern)
+        rows = self.rows
+        return ActiveEntries.apply(values, h.to(rows.dtype), rows, b_dec, seen, pattern)
 
     def dense(self) -> torch.Tensor:
         """W as (d_sae, n_hooks * d_model)."""

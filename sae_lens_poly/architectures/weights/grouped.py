@@ -139,7 +139,7 @@ class Grouped(Weights):
             own_b_dec = None if b_dec is None else b_dec[group.columns]
             own_seen = None if seen is None else seen[:, list(group.hooks)]
             of_group = ActiveEntries.apply(
-                values[inside], part, group.rows, own_b_dec, own_seen, own
+                values[inside], part.to(values.dtype), group.rows, own_b_dec, own_seen, own
             )
             entries = entries.index_put((inside,), of_group)
         return entries

@@ -1,0 +1,1 @@
+"""Activations on disk: shards that independent jobs fill, read memory-mapped and shuffled."""
