@@ -150,7 +150,9 @@ class Reference:
             u = (z * terms.code_scale).clamp(-limit, limit)
             for degree in terms.ranks:
                 W = terms.A[str(degree)] @ terms.B[str(degree)][:, at]
-                out = out + u**degree @ W
+                rank = terms.ranks[degree]
+                gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
+                out = out + gain * u**degree @ W
         return out
 
     def losses(self, x, seen, dead, coefficients):

@@ -84,7 +84,7 @@ def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkey
 
     # evaluate prints the same figures for one of the runs
     run = tmp_path / "out" / "runs" / "interactions-4" / "seed-1"
-    assert main(["evaluate", str(run)]) == 0
+    assert main(["evaluate", str(run), "--n_headroom_tokens", "0"]) == 0
     again = json.loads((run / "evaluation.json").read_text())
     assert again["pooled"]["explained_variance"] == pytest.approx(ev["values"][1], abs=1e-5)
     f1 = again["probing"][labelled]["codes"]["2"]["f1"]
