@@ -352,7 +352,7 @@ class StepBoundary(Iterator[torch.Tensor]):
         return batch if self.mesh is None else self.mesh.gather_tokens(batch)
 
     def stop_reading(self) -> None:
-        """Take no more text: what a prefetching thread goes on to read would not be recorded."""
+        """Take no more text: rows that a prefetching thread then read would not be recorded."""
         if isinstance(self.batches, PrefetchingIterator):
             self.batches.close()
 
