@@ -129,6 +129,7 @@ def measure_headroom(
         return 1 - residual.double().pow(2).sum().item() / variance
 
     scale = _root_mean_squares(fit.z)
+    codes = [_divided(of.z, scale) for of in (fit, choose, score)]
     features: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"linear": lambda z: z}
     features["curves"] = _curves
     pairs = frequent_pairs(fit.z)
@@ -136,20 +137,18 @@ def measure_headroom(
     rungs: dict[str, float] = {}
     start: list[torch.Tensor] = []
     for name, make in features.items():
-        parts = [make(_divided(of.z, scale)) for of in (fit, choose, score)]
+        parts = [make(u) for u in codes]
         left = start or [of.target for of in (fit, choose, score)]
         residuals = _least_squares(parts, left)
         rungs[name] = explained(residuals[2])
         if name == "linear":
             start = residuals
     if fit.above is not None and choose.above is not None and score.above is not None:
-        codes = [_divided(of.z, scale) for of in (fit, choose, score)]
         left = [fit.target - fit.above, choose.target - choose.above, score.target - score.above]
         rungs["ours"] = explained(_least_squares(codes, left)[2])
         as_trained = explained(left[2])
     else:
         as_trained = explained(score.target)
-    codes = [_divided(of.z, scale) for of in (fit, choose, score)]
     kinds: dict[str, Any] = {"quadratic": _Quadratic, "mlp": _Units}
     for name, kind in kinds.items():
         torch.manual_seed(seed)
@@ -299,8 +298,9 @@ def _least_squares(
         if since == 3 or step == n_steps:
             break
         Ap = apply(p)
-        W += p * (rs / (p * Ap).sum(dim=0).clamp_min(1e-20))
-        r -= Ap * (rs / (p * Ap).sum(dim=0).clamp_min(1e-20))
+        length = rs / (p * Ap).sum(dim=0).clamp_min(1e-20)
+        W += p * length
+        r -= Ap * length
         s = inverse * r
         rs_new = (r * s).sum(dim=0)
         p = s + p * (rs_new / rs.clamp_min(1e-20))
