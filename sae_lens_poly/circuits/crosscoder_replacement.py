@@ -54,9 +54,12 @@ class CrosscoderReplacement:
         inputs = [number for number in range(len(names)) if number not in outputs]
         _check(reads, writes, names, inputs, outputs)
         self.crosscoder = crosscoder
-        self.skips = {}
         self._inputs = sorted(inputs, key=lambda number: layer_of(names[number]))
         self._outputs = sorted(outputs, key=lambda number: layer_of(names[number]))
+        self.skips = {
+            (self._inputs.index(read), self._outputs.index(write)): matrix.detach()
+            for (read, write), matrix in zip(crosscoder.skip_pairs, crosscoder.skips, strict=True)
+        }
         self.read_hooks = [names[number] for number in self._inputs]
         self.write_hooks = [names[number] for number in self._outputs]
         self.read_of = reads[:, self._inputs].int().argmax(dim=-1)
