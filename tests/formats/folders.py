@@ -29,7 +29,8 @@ class Case:
 
     @property
     def folder(self):
-        return next((root / self.path for root in (DATA, SHARED) if (root / self.path).is_dir()), None)
+        folders = [root / self.path for root in (DATA, SHARED)]
+        return next((folder for folder in folders if folder.is_dir()), None)
 
     @property
     def options(self):

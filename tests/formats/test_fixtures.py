@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from sae_lens_poly.cli import main  # noqa: F401  registers the architectures
 from tests.formats.folders import CASES
 
 
