@@ -71,7 +71,7 @@ def require_tensors(path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]
         wanted: Name to kind, ``floating`` or a dtype of the format, and shape.
 
     Raises:
-        InputError: Naming the first that is missing, too many or of another kind.
+        InputError: Naming the first tensor that is missing, unexpected or of another kind.
     """
     found = read_header(path)
     for name in sorted({*found, *wanted}):

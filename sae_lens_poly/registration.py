@@ -6,13 +6,14 @@ from typing import Any
 
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_poly.architectures import crosscoders, poly_saes
+from sae_lens_poly.architectures import crosscoders, poly_saes, write_saes
 from sae_lens_poly.architectures.official import training as official
 
 #: Architecture to (inference class, its config).
 INFERENCE: dict[str, tuple[Any, Any]] = {
     "crosscoder": (crosscoders.Crosscoder, crosscoders.CrosscoderConfig),
     "poly_crosscoder": (crosscoders.Crosscoder, crosscoders.PolyCrosscoderConfig),
+    "write_sae": (crosscoders.Crosscoder, write_saes.WriteSAEConfig),
     "poly_topk": (poly_saes.PolyTopKSAE, poly_saes.PolyTopKSAEConfig),
     "poly_jumprelu": (poly_saes.PolyJumpReLUSAE, poly_saes.PolyJumpReLUSAEConfig),
     "poly_gated": (poly_saes.PolyGatedSAE, poly_saes.PolyGatedSAEConfig),
@@ -27,6 +28,7 @@ INFERENCE: dict[str, tuple[Any, Any]] = {
 TRAINING: dict[str, tuple[Any, Any]] = {
     "crosscoder": (crosscoders.TrainingCrosscoder, crosscoders.TrainingCrosscoderConfig),
     "poly_crosscoder": (crosscoders.TrainingCrosscoder, crosscoders.TrainingPolyCrosscoderConfig),
+    "write_sae": (crosscoders.TrainingCrosscoder, write_saes.TrainingWriteSAEConfig),
     "poly_topk": (poly_saes.PolyTopKTrainingSAE, poly_saes.PolyTopKTrainingSAEConfig),
     "poly_batchtopk": (
         poly_saes.PolyBatchTopKTrainingSAE,

@@ -43,9 +43,9 @@ def whole_folder(
     """A folder to write into, which takes the place of ``folder`` when all is written.
 
     The exchange is one step: a program that is killed leaves the old folder or the new one. What
-    else lies in the old folder is in the new one, too. Where a folder cannot be exchanged (a mount
-    point, the working directory, a network file system) its files are moved in one by one, and
-    :func:`finish_interrupted` moves the rest after a kill.
+    else lies in the old folder is in the new one as well. Where a folder cannot be exchanged (a
+    mount point, the working directory, a network file system) its files are moved in one by one,
+    and :func:`finish_interrupted` moves the rest after a kill.
 
     Args:
         folder: What to replace; made where it is missing.
@@ -236,7 +236,7 @@ def _locked(folder: Path, seconds: float = _SECONDS_FOR_LOCK, clean: bool = True
         yield
     finally:
         if handle is not None:
-            with suppress(OSError):  # a child process may have the handle, too
+            with suppress(OSError):  # a child process may hold the handle as well
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 

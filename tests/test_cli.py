@@ -41,11 +41,18 @@ def numbers(value):
 def test_train_writes_and_evaluate_repeats_the_figures(trained, capsys, drawn):
     first = json.loads((trained / "evaluation.json").read_text())
     assert list(first["per_hook"]) == ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
-    assert main(["evaluate", str(trained), "--probing"]) == 0
+    few = ["--n_headroom_tokens", "3000"]
+    assert main(["evaluate", str(trained), "--probing", *few]) == 0
     printed = capsys.readouterr().out
     assert "blocks.2.hook_resid_post" in printed
     assert "pooled" in printed
+    assert "headroom" in printed
     second = json.loads((trained / "evaluation.json").read_text())
+    headroom = second.pop("headroom")  # which training leaves out
+    assert next(iter(headroom["rungs"])) == "linear"
+    assert first.pop("headroom") is None
+    for figures in (first, second):
+        figures["settings"].pop("n_headroom_tokens")
     assert numbers(second) == pytest.approx(numbers(first), abs=5e-4)
     heights = [bar.get_height() for bar in drawn[-1].axes[2].patches]
     variances = [figures["explained_variance"] for figures in second["per_hook"].values()]
@@ -66,7 +73,12 @@ def test_factored_masked_training_and_the_export_of_a_checkpoint(tmp_path, capsy
     checkpoint = next(folder for folder in tmp_path.glob("ck/*/*") if folder.is_dir())
     exported = tmp_path / "exported"
     assert main(["export", str(checkpoint), str(exported), "--dense"]) == 0
-    assert main(["evaluate", str(exported), "--n_batches", "1", "--probing"]) == 0
+    assert (
+        main(
+            ["evaluate", str(exported), "--n_batches", "1", "--n_headroom_tokens", "0", "--probing"]
+        )
+        == 0
+    )
     assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "dense"
     assert main(["export", str(checkpoint), str(exported)]) == 0
     assert json.loads((exported / "cfg.json").read_text())["encoder_weights"] == "tensor_ring"

@@ -42,6 +42,11 @@ class CrosscoderReplacement:
                 f"architecture={crosscoder.cfg.architecture()!r} is no crosscoder: graphs need one "
                 "from inputs of MLPs to their outputs"
             )
+        if crosscoder.cfg.encoder_score != "inner_product":
+            raise InputError(
+                f"encoder_score={crosscoder.cfg.encoder_score!r} is no linear function of its "
+                "input, and edges of a graph are: take a crosscoder of 'inner_product'"
+            )
         names = list(hook_names or crosscoder.cfg.metadata.hook_names or [])
         if len(names) != crosscoder.n_hooks:
             raise InputError(

@@ -36,17 +36,11 @@ def cache(flags: Sequence[str]) -> int:
         raise InputError(f"tokens_per_shard={options.tokens_per_shard} must be at least 1")
     settings = read_run(of_run)
 
-    from sae_lens_poly.models.loading import load_stacked_model
+    from sae_lens_poly.models.loading import load_model_of
     from sae_lens_poly.training.fill_cache import CacheFiller
 
     cfg = config_of(settings)
-    model = load_stacked_model(
-        cfg.model_name,
-        cfg.hook_name,
-        cfg.model_class_name,
-        cfg.llm_device or cfg.device,
-        cfg.model_from_pretrained_kwargs,
-    )
+    model = load_model_of(cfg)
     cfg = fit_to_model(cfg, model.d_in)
     filler = CacheFiller(cfg, model, options.folder, options.storage, options.tokens_per_shard)
     print(filler.size(), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sae_lens_poly.commands.export import DICTIONARY_FILES
@@ -59,6 +60,7 @@ def evaluate(flags: Sequence[str]) -> int:
     check_device("device", options.device)
     print(f"loading {options.folder} ...", file=sys.stderr)
 
+    from sae_lens_poly.evaluation.headroom import HEADROOM_TOKENS
     from sae_lens_poly.evaluation.report import print_evaluation
     from sae_lens_poly.evaluation.saved import evaluate_saved, settings_for
     from sae_lens_poly.hub.download import fetch_dictionary, refuse_remote_code
@@ -69,6 +71,8 @@ def evaluate(flags: Sequence[str]) -> int:
         folder = fetch_dictionary(*reference, revision=options.revision)
         refuse_remote_code(folder)
     settings = settings_for(folder, output, **given)
+    if not settings.n_headroom_tokens and "n_headroom_tokens" not in given:
+        settings = replace(settings, n_headroom_tokens=HEADROOM_TOKENS)
     evaluation = evaluate_saved(folder, settings, options.device, output=output)
     print_evaluation(evaluation, f"dictionary in {options.folder}")
     if output is not None:

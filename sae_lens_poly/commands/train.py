@@ -52,17 +52,11 @@ def _train(settings: dict[str, Any], mesh: ProcessMesh | None) -> int:
     from sae_lens_poly.evaluation.report import print_evaluation
     from sae_lens_poly.evaluation.saved import evaluate_saved
     from sae_lens_poly.evaluation.settings import EvaluationSettings
-    from sae_lens_poly.models.loading import load_stacked_model
+    from sae_lens_poly.models.loading import load_model_of
     from sae_lens_poly.training.runner import StoppedRun, TrainingRunner
 
     cfg = config_of(settings)
-    model = load_stacked_model(
-        cfg.model_name,
-        cfg.hook_name,
-        cfg.model_class_name,
-        cfg.llm_device or cfg.device,
-        cfg.model_from_pretrained_kwargs,
-    )
+    model = load_model_of(cfg)
     cfg = fit_to_model(cfg, model.d_in)
     torch.manual_seed(cfg.seed)
     runner = TrainingRunner(cfg, override_model=model, mesh=mesh)

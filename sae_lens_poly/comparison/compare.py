@@ -181,14 +181,14 @@ def run_comparison(
         seeds: One run of every arm for each.
         jobs: Processes that work at once, sharing the processor's cores.
         device: Where to train and evaluate.
-        evaluate: Whether to evaluate, too.
+        evaluate: Whether to evaluate as well.
 
     Returns:
         The learning rate of each arm, what it was chosen by and, by arm and seed, the evaluation.
 
     Raises:
         InputError: If the folder holds runs of other settings, or something cannot be loaded.
-        StoppedRun: If a signal stopped it; the next call goes on.
+        StoppedRun: If a signal stopped it; the next call continues from there.
     """
     check_can_write("output", output)
     with sole_user(output / "runs"):
@@ -305,7 +305,7 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:  # a worker was stopped between two pieces of work
             raise StoppedRun(None) from None
-        except Exception:  # not after what the others are at; the next call goes on with it
+        except Exception:  # the other arms still run; the next call continues this one
             _interrupt_workers(stop)
             raise
         finally:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from sae_lens_poly.architectures.sparsifiers.top_k import top_k
 from sae_lens_poly.distributed.selection import highest_of_all, highest_of_rows
 
 
@@ -75,7 +76,7 @@ class ProcessMesh:
 
     def top_k(self, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and columns of those of the k highest of each token that this shard holds."""
-        return highest_of_rows(scores, k, self)
+        return top_k(scores, k) if self.n_shards == 1 else highest_of_rows(scores, k, self)
 
     def batch_top_k(self, scores: torch.Tensor, k: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and columns of those of the ``k`` highest scores a token that are here."""

@@ -26,6 +26,7 @@ from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictiona
 from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.coherence import FunctionalCoherence
+from sae_lens_poly.evaluation.headroom import MOST_BYTES, Headroom, Samples, measure_headroom
 from sae_lens_poly.evaluation.held_out import HeldOutText
 from sae_lens_poly.evaluation.metrics import (
     CosineSimilarity,
@@ -103,6 +104,8 @@ class Evaluation:
     """Mean cosine of live latents' directions between neighbouring hook points."""
     interactions: dict[str, dict[str, float]] | None = None
     """Of polynomial decoders: correlation with co-occurrence of B_ij and its controls."""
+    headroom: Headroom | None = None
+    """What decoders of the same codes reach that were fitted on other tokens."""
     replaced_model: ReplacedModel | None = None
     """Of transcoders on a TransformerLens model: the model with all MLPs replaced at once."""
     probing: dict[str, dict[str, Summary]] = field(default_factory=dict)
@@ -130,6 +133,8 @@ class EvaluationData:
         settings: How much of it is used for what.
         reading: How the batches were read, and labelled sets will be; None: as by default.
         text: Where the batches are from, if that is known.
+        further: Token batches of other parts of the text, which decoders of the same codes are
+            fitted on; none: the headroom is not measured.
     """
 
     def __init__(
@@ -140,8 +145,9 @@ class EvaluationData:
         settings: EvaluationSettings | None = None,
         reading: TextReading | None = None,
         text: HeldOutText | None = None,
+        further: Iterable[torch.Tensor] = (),
     ) -> None:
-        self.model, self.batches = model, list(batches)
+        self.model, self.batches, self.further = model, list(batches), list(further)
         self.special_tokens = list(special_tokens)
         self.settings = settings or EvaluationSettings()
         self.reading, self.text = reading, text
@@ -279,6 +285,7 @@ def evaluate_dictionary(
         coherence=_coherence_figures(sae, coherence, live),
         direction_cosine=_direction_cosine(sae, live),
         interactions=None if pairs is None else interaction_correlations(sae, pairs, settings.seed),
+        headroom=_headroom(sae, data),
         replaced_model=_replaced_model(sae, data),
         probing=probing,
         class_separation=separation,
@@ -352,6 +359,47 @@ def _replaced_model(sae: SAE[Any], data: EvaluationData) -> ReplacedModel | None
         return None
     batches = data.batches[: data.settings.n_splice_batches]
     return measure_replaced_model(replacement, model, batches, data.special_tokens)
+
+
+def _headroom(sae: SAE[Any], data: EvaluationData) -> Headroom | None:
+    """None where it is not asked for, the text is too short, or latents write some hook points."""
+    model, scales = data.model, data.hook_scales
+    if len(data.further) < 2 or not bool((_writes(sae, model.n_hooks) != 0).all()):
+        return None
+
+    def sample(tokens: torch.Tensor) -> tuple[Samples, torch.Tensor]:
+        x = model.gather(tokens)[data.keep(tokens)]
+        sae_in = x.to(sae.device, sae.dtype)
+        z = sae.encode(sae_in)
+        x_hat = sae.decode(z)
+        above = sum(t for d, t in _degree_terms(sae, sae_in, z, x_hat).items() if d > 1)
+        scaled = [
+            (of.to(x).view(-1, model.n_hooks, model.d_model) * scales.to(x)[:, None])
+            .flatten(1)
+            .float()
+            .cpu()
+            for of in (x, x_hat, above)
+            if isinstance(of, torch.Tensor)
+        ]
+        x, x_hat, *own = scaled
+        code = z.float().cpu()
+        code = code.to_dense() if code.is_sparse else code
+        target = x - x_hat + own[0] if own else x - x_hat
+        return Samples(code.to_sparse_csr(), target, own[0] if own else None), x
+
+    fitted: list[Samples] = []
+    n_bytes = 0
+    for tokens in tqdm(data.further, desc="headroom", leave=False):
+        fitted.append(sample(tokens)[0])
+        n_bytes += fitted[-1].target.nbytes * (1 if fitted[-1].above is None else 2)
+        if n_bytes > MOST_BYTES:
+            break
+    n_choose = max(1, len(fitted) // 6)
+    scored, xs = zip(*map(sample, data.batches), strict=True)
+    x = torch.cat(xs)
+    variance = (x - x.mean(dim=0)).double().pow(2).sum().item()
+    fit, choose = Samples.cat(fitted[:-n_choose]), Samples.cat(fitted[-n_choose:])
+    return measure_headroom(fit, choose, Samples.cat(scored), variance, data.settings.seed)
 
 
 def _probe(

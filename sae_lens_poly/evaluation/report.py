@@ -15,6 +15,7 @@ from rich.text import Text
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.evaluation.evaluate import Evaluation
+from sae_lens_poly.evaluation.headroom import Headroom
 from sae_lens_poly.evaluation.probing_sets import Summary
 from sae_lens_poly.evaluation.splicing import ABLATIONS
 from sae_lens_poly.hook_names import short_hook_name
@@ -46,6 +47,8 @@ def _all_tables(evaluation: Evaluation, title: str, width: int) -> Iterator[Tabl
     yield from _splicing(evaluation, width)
     for name in evaluation.probing:
         yield from _probing(name, evaluation, width)
+    if evaluation.headroom is not None:
+        yield from _headroom(evaluation.headroom, width)
 
 
 def _tables(
@@ -149,6 +152,33 @@ def _probing(name: str, evaluation: Evaluation, width: int) -> Iterator[Table]:
         yield from _tables(title, "features", list(by_features), columns, width)
 
 
+#: What the rungs of the ladder are called.
+_RUNGS = {
+    "linear": "linear decoder, refitted",
+    "ours": "  with the terms of this dictionary",
+    "curves": "  with a curve for each latent",
+    "pairs": "  with the most frequent pairs",
+    "quadratic": "  with a low-rank quadratic",
+    "mlp": "  with a small MLP",
+}
+
+
+def _headroom(headroom: Headroom, width: int) -> Iterator[Table]:
+    """The ladder: explained variance of decoders of the same codes."""
+    linear = headroom.rungs["linear"]
+    evs = [headroom.as_trained, *headroom.rungs.values()]
+    columns = {
+        "explained variance": [f"{ev:.4f}" for ev in evs],
+        "over linear": ["", *(f"{ev - linear:+.4f}" for ev in headroom.rungs.values())],
+    }
+    title = (
+        f"headroom: decoders of the same codes, fitted on {headroom.n_fitted:,} other tokens, "
+        f"scored on {headroom.n_scored:,}"
+    )
+    names = ["as trained", *(_RUNGS[name] for name in headroom.rungs)]
+    yield from _tables(title, "decoder", names, columns, width)
+
+
 def _lines(evaluation: Evaluation) -> list[str]:
     """What needs no table."""
     lines = [
@@ -178,6 +208,12 @@ def _lines(evaluation: Evaluation) -> list[str]:
         lines.append(
             "cosine of a latent's directions at neighbouring hook points, mean: "
             f"{evaluation.direction_cosine:.3f}"
+        )
+    if (headroom := evaluation.headroom) is not None:
+        ours, gain = headroom.gain_of_ours, headroom.gain
+        lines.append(
+            f"headroom: the best of these decoders explains {gain:.4f} more than the linear one"
+            + ("" if ours is None else f"; the terms of this dictionary {ours:+.4f}")
         )
     if evaluation.interactions is not None:
         found = ", ".join(

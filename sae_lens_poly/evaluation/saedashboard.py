@@ -72,6 +72,11 @@ def dashboard_transcoder(view: HookPointView) -> JumpReLUTranscoder:
             f"view: latents are chosen by TopK (select_k={crosscoder.cfg.select_k}), which a "
             "threshold for each latent does not express: take a crosscoder trained with batchtopk"
         )
+    if crosscoder.cfg.encoder_score != "inner_product":
+        raise InputError(
+            f"view: encoder_score={crosscoder.cfg.encoder_score!r} is no linear function of its "
+            "input, and SAEDashboard's transcoder is: take one of 'inner_product'"
+        )
     cfg = JumpReLUTranscoderConfig(
         d_in=view.cfg.d_in,
         d_sae=view.cfg.d_sae,

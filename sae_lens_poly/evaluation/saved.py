@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,12 @@ def load_evaluation_data(
             "name a longer text"
         ) from error
     special = reading.excluded(model.tokenizer)
-    return EvaluationData(model, batches[n_skipped:], special, settings, reading, text)
+    further: list[torch.Tensor] = []
+    n_further = 0 if n_skipped else settings.n_headroom_tokens
+    with suppress(StopIteration):  # fewer will do
+        while sum(tokens.numel() for tokens in further) < n_further:
+            further.append(store.get_batch_tokens(raise_at_epoch_end=True))
+    return EvaluationData(model, batches[n_skipped:], special, settings, reading, text, further)
 
 
 def held_out_store(

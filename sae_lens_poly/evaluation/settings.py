@@ -42,6 +42,9 @@ class EvaluationSettings:
         probe_ks: Numbers of latents that a probe may use.
         n_probe_train: Examples that a probe is trained on at most, half of them positive.
         n_probe_test: Examples that it is tested on at most.
+        n_headroom_tokens: Tokens after those of the batches that decoders of the same codes are
+            fitted on, to see what any could add; 0: none. The ``evaluate`` command takes 50,000
+            where none are given. A text that ends earlier gives fewer.
         n_pairs: Random pairs of latents that interactions are correlated with co-occurrence over.
         seed: Of all draws.
 
@@ -64,6 +67,7 @@ class EvaluationSettings:
         "probe_ks": ListOf(_COUNT),
         "n_probe_train": _COUNT,
         "n_probe_test": _COUNT,
+        "n_headroom_tokens": Number(at_least=0, at_most=2**31 - 1, whole=True),
         "n_pairs": _COUNT,
         "seed": Number(at_least=0, at_most=2**32 - 1, whole=True),
     }
@@ -82,6 +86,7 @@ class EvaluationSettings:
     probe_ks: tuple[int, ...] = (1, 2, 5)
     n_probe_train: int = 4000
     n_probe_test: int = 1000
+    n_headroom_tokens: int = 0
     n_pairs: int = 50_000
     seed: int = 0
 
@@ -130,6 +135,7 @@ _FLAGS: dict[str, type] = {
     "batch_size_prompts": int,
     "n_splice_batches": int,
     "n_coherence_tokens": int,
+    "n_headroom_tokens": int,
     "dataset_path": str,
     "skip_rows": int,
     "text_column": str,

@@ -59,7 +59,7 @@ class Material:
 
 
 class Materials:
-    """Cuts examples out of what was collected.
+    """Cuts examples from the collected contexts.
 
     Args:
         collected: A finished pass.

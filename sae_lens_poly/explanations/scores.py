@@ -1,6 +1,6 @@
 """How well explanations tell where latents are active, with confidence intervals.
 
-What to mind when reading the scores (all of it measured or named by others, too):
+What to mind when reading the scores (others have measured or named all of it):
 
 - Chance is 0.5 whatever a judge's leaning: balanced accuracy is the mean of the shares of active
   and of inactive passages that are told right. Plain accuracy would reward the answer that is more

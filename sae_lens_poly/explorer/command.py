@@ -39,9 +39,9 @@ def explore(flags: Sequence[str]) -> None:
     """Collect what the latents of a dictionary are active on, and show it in a browser."""
     parser = Parser(
         "explore",
-        description="Collects once, which takes one pass over a text; stopped, it goes on where it "
-        "was. Settings that are not given are those of the last collection. Then the pages are "
-        "served on this machine.",
+        description="Collects once, which takes one pass over a text; started again after a stop, "
+        "it continues where it was. Settings that are not given are those of the last collection. "
+        "Then the pages are served on this machine.",
     )
     parser.add_argument("folder", help="a saved dictionary, or user/repo:path on the hub")
     parser.add_argument("--static", help="write a site into this folder instead of serving it")

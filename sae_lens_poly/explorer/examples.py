@@ -22,7 +22,7 @@ def shades(activations: np.ndarray, peak: float) -> list[int]:
 
 
 class ExampleWriter:
-    """Cuts examples out of what was collected.
+    """Cuts examples from the collected contexts.
 
     Args:
         collected: A finished pass.

@@ -1,4 +1,4 @@
-"""The model card of a repository: a section for each dictionary, replaced when it comes anew."""
+"""The model card of a repository: a section for each dictionary, replaced by its next upload."""
 
 from __future__ import annotations
 

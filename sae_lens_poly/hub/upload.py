@@ -76,7 +76,7 @@ def upload_dictionary(
     _check_inference(config, folder)
     evaluation = _evaluation(folder, evaluated)
     files = [name for name in _FILES if (folder / name).is_file()]
-    if evaluation is None and PICTURE_FILENAME in files:  # figures, too, and maybe of other weights
+    if evaluation is None and PICTURE_FILENAME in files:  # it may show the figures of other weights
         files.remove(PICTURE_FILENAME)
     section = dictionary_section(
         reference,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.hook_points import HookedRootModule
 
@@ -14,6 +15,17 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels, distinct_names
+
+
+def load_model_of(cfg: LanguageModelSAERunnerConfig[Any]) -> StackedHooks:
+    """The model of a run, with its hook points stacked; raises as :func:`load_stacked_model`."""
+    return load_stacked_model(
+        cfg.model_name,
+        cfg.hook_name,
+        cfg.model_class_name,
+        cfg.llm_device or cfg.device,
+        cfg.model_from_pretrained_kwargs,
+    )
 
 
 def load_stacked_model(

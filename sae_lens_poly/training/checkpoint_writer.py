@@ -49,7 +49,7 @@ class CheckpointWriter:
 
     @property
     def is_between_windows(self) -> bool:
-        """Whether the trainer has just begun to count active latents anew, and has no figure."""
+        """Whether the trainer has just reset its count of active latents and has no figure yet."""
         return self.trainer.n_training_steps > 0 and self.trainer.n_frac_active_samples == 0
 
     def save_if_due(self) -> None:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class CacheFiller:
         for number in range(missing[-1] + 1):
             with claimed(self.folder, number) as mine:
                 wanted = mine and not shard_path(self.folder, number).is_file()
-                tokens = list(_take(contexts, self.description.contexts_of(number)))
+                tokens = list(islice(contexts, self.description.contexts_of(number)))
                 n_seen += len(tokens)
                 if wanted and tokens:
                     tensors = self._activations(torch.stack(tokens))
@@ -169,11 +170,3 @@ class CacheFiller:
             x = x.unflatten(-1, (model.n_hooks, model.d_model))
             parts.append({k: v.cpu() for k, v in pack(x, self.description.storage).items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _take(contexts: Iterator[torch.Tensor], n: int) -> Iterator[torch.Tensor]:
-    for _ in range(n):
-        context = next(contexts, None)
-        if context is None:
-            return
-        yield context

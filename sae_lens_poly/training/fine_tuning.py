@@ -42,7 +42,7 @@ def check_given(
 
     Args:
         sae: From ``from_pretrained_path``, or handed over.
-        cfg: Of the run that goes on with it.
+        cfg: Config of the run that continues from it.
         hook_names: What it is trained on from here.
 
     Raises:

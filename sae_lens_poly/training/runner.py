@@ -30,7 +30,7 @@ from sae_lens_poly.distributed.process_mesh import ProcessMesh
 from sae_lens_poly.distributed.shards import SharedLatents
 from sae_lens_poly.distributed.start import check_can_distribute
 from sae_lens_poly.errors import InputError, first_line
-from sae_lens_poly.models.loading import load_stacked_model
+from sae_lens_poly.models.loading import load_model_of
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.paths import check_can_write
 from sae_lens_poly.training.cached_store import (
@@ -115,13 +115,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
         overridden = {"model_name"} if override_model is not None else set()
         overridden |= {"dataset_path"} if override_dataset is not None else set()
         check_runner_config(cfg, overridden)
-        model = override_model or load_stacked_model(
-            cfg.model_name,
-            cfg.hook_name,
-            cfg.model_class_name,
-            cfg.llm_device or cfg.device,
-            cfg.model_from_pretrained_kwargs,
-        )
+        model = override_model or load_model_of(cfg)
         check_stack(cfg, model)
         text = TrainingText.of_run(cfg, model, override_dataset)
         cached = open_cache(cfg, model) if is_cache(cfg) else None
@@ -352,7 +346,7 @@ class StepBoundary(Iterator[torch.Tensor]):
         return batch if self.mesh is None else self.mesh.gather_tokens(batch)
 
     def stop_reading(self) -> None:
-        """Take no more text: what a prefetching thread goes on to read would not be recorded."""
+        """Take no more text: rows that a prefetching thread then read would not be recorded."""
         if isinstance(self.batches, PrefetchingIterator):
             self.batches.close()
 

@@ -73,7 +73,19 @@ class Reference:
             x = x - self.b_dec
         if seen is not None:
             x = x * seen[..., None]
-        return torch.einsum("tla,lai->ti", x, self.W_enc) + self.sae.b_enc
+        return self.scores(x) + self.sae.b_enc
+
+    def scores(self, x):
+        """Of centred x (n, L, d): products, or products over norms times a power of the input's."""
+        products = torch.einsum("tla,lai->ti", x, self.W_enc)
+        if self.sae.cfg.encoder_score == "inner_product":
+            return products
+        size = torch.einsum("tla,il->ti", x.pow(2), self.reads).clamp_min(1e-16).sqrt()
+        score = self.sae.encoder_score
+        if self.sae.cfg.encoder_score == "input_power":
+            return products / size * size.pow(score.power)
+        cosine = products / size / self.W_enc.pow(2).sum(dim=(0, 1)).sqrt().clamp_min(1e-8)
+        return score.log_scale.exp() * size.pow(score.power) * cosine
 
     def codes(self, pre, k=None):
         """What training keeps of the pre-activations. Of JumpReLU, SAELens' gradients are taken."""
@@ -138,7 +150,9 @@ class Reference:
             u = (z * terms.code_scale).clamp(-limit, limit)
             for degree in terms.ranks:
                 W = terms.A[str(degree)] @ terms.B[str(degree)][:, at]
-                out = out + u**degree @ W
+                rank = terms.ranks[degree]
+                gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
+                out = out + gain * u**degree @ W
         return out
 
     def losses(self, x, seen, dead, coefficients):

@@ -74,6 +74,7 @@ def options(draw):
         "decoder_ranks": WEIGHTS[decoder],
         **DECODERS[pick["terms"]],
         "encoder_init": "independent",
+        "encoder_score": pick["score"],
         "score_by_decoder_norm": draw(st.booleans()),
         "apply_b_dec_to_input": draw(st.booleans()),
         "use_sparse_activations": draw(st.booleans()),
@@ -86,6 +87,7 @@ def options(draw):
 
 
 ALL = {
+    "score": ["inner_product", "cosine", "cosine_per_latent", "input_power"],
     "encoder": WEIGHTS,
     "decoder": WEIGHTS,
     "structure": STRUCTURES,

@@ -68,15 +68,15 @@ def reference_polynomial(sae, z):
             norm = (u @ terms.projection.V).norm()
             u = u * min(1.0, CODE_LIMIT * max(terms.ranks.values()) ** 0.5 / norm)
         for degree, rank in terms.ranks.items():
+            norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5 * 4**degree
             if isinstance(terms, CodeInteractions):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())
-                    norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5 * 4**degree
                     out[t] += a_r**degree / norm * terms.C[str(degree)][r]
             else:
                 for j in u.nonzero().flatten():
                     weight = terms.A[str(degree)][j] @ terms.B[str(degree)]  # row j of W_i
-                    out[t] += min(u[j], CODE_LIMIT) ** degree * weight
+                    out[t] += min(u[j], CODE_LIMIT) ** degree / norm * weight
     return out
 
 

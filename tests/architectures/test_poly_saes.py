@@ -44,9 +44,10 @@ def reference_terms(sae, z):
         return terms
     limit = float("inf") if p.code_limit is None else p.code_limit
     if sae.cfg.decoder == "powers":
-        for degree in p.ranks:
+        for degree, rank in p.ranks.items():
+            gain = (rank * {2: 3, 3: 15}[degree]) ** -0.5 / 4**degree
             raised = (z * p.code_scale).clamp(max=limit) ** degree
-            terms[degree] = raised @ p.A[str(degree)] @ p.B[str(degree)]
+            terms[degree] = gain * raised @ p.A[str(degree)] @ p.B[str(degree)]
         return terms
     V, c = p.projection.V, p.code_scale
     published = hasattr(p, "lambdas")

@@ -179,7 +179,10 @@ def test_two_processes_learn_what_one_does():
 @pytest.mark.parametrize("n_processes", [2, 4])
 @pytest.mark.parametrize("cases", [CROSSCODERS, SAES], ids=["crosscoders", "SAEs"])
 def test_several_processes_learn_what_one_does(n_processes, cases):
-    check(n_processes, cases)
+    # Four processes on two cores are slow: of the product they take every fifth case (5 divides
+    # none of its sides, so that each part is in it); two take all.
+    step = 5 if n_processes == 4 and cases is CROSSCODERS else 1
+    check(n_processes, dict(list(cases.items())[::step]))
 
 
 def test_latents_die_and_are_revived_in_these_runs():

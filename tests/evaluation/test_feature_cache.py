@@ -34,7 +34,7 @@ def test_features_are_computed_once_for_a_key(tmp_path, form):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_damaged_file_is_computed_anew(tmp_path):
+def test_a_damaged_file_is_computed_again(tmp_path):
     compute = Counted(np.ones((2, 2), dtype=np.float32))
     cached_features(tmp_path, {"a": 1}, compute)
     (path,) = tmp_path.iterdir()

@@ -70,6 +70,7 @@ EVALUATE: dict[str, tuple[str, ...]] = {
         ("n_batches", "batch_size_prompts", "n_splice_batches", "n_coherence_tokens"),
         (*_NO_COUNT,),
     ),
+    "n_headroom_tokens": ("-1", "nan", "many", str(10**30)),
     "dataset_path": ("/", "..", "no/such", "missing.jsonl", "/dev/null"),
     "skip_rows": ("-1", "nan", "many", str(10**30)),
     "test_share": ("nan", "0", "1", "-1", "many"),

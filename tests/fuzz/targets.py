@@ -44,7 +44,8 @@ SMALL = (
     *("--d_sae=32", "--k=4", "--rank_2=4", "--rank_3=4"),
     *("--n_batches_in_buffer=16", "--store_batch_size_prompts=4"),
 )
-QUICK = ["--n_batches", "1", "--batch_size_prompts", "2", "--n_splice_batches", "1", "--probing"]
+QUICK = ["--n_batches", "1", "--batch_size_prompts", "2", "--n_splice_batches", "1"]
+QUICK += ["--n_headroom_tokens", "0", "--probing"]
 
 COMPARISON = {
     "model_name": "stdlib-6l",

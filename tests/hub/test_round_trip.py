@@ -192,7 +192,7 @@ def test_commands(hub, tmp_path, monkeypatch, capsys):
     assert "first/try/evaluation.png" in hub.files("user/repo")
 
     settings = figures["settings"]
-    same = ["--n_batches", str(settings["n_batches"]), "--probing"]
+    same = ["--n_batches", str(settings["n_batches"]), "--n_headroom_tokens", "0", "--probing"]
     assert main(["evaluate", "user/repo:first/try", *same]) == 0
     again = json.loads((tmp_path / "evaluations/user/repo/first/try/evaluation.json").read_text())
     assert again == figures

@@ -311,7 +311,7 @@ class Upload(Scenario):
         return self.folder / "cache"
 
     def strays(self) -> list[Path]:
-        return []  # the cache is huggingface_hub's, which goes on with them
+        return []  # the cache is huggingface_hub's, which resumes them
 
     def snapshot(self) -> Snapshot:
         return {name: file.content for name, file in HUB.files("user/repo").items()}

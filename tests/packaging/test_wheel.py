@@ -89,7 +89,8 @@ def test_trains_evaluates_and_compares_outside_the_checkout(installed):
 
     hooks = ("--hook_name", "blocks.{1..2}.hook_resid_post")
     run(command, "train", *SMALL, *hooks, "--output_path", "output", cwd=installed)
-    few = ("--n_batches", "1", "--batch_size_prompts", "2", "--probing")
+    few = ("--n_batches", "1", "--batch_size_prompts", "2", "--n_headroom_tokens", "0")
+    few += ("--probing",)
     printed = run(command, "evaluate", "output", *few, cwd=installed)
     assert "pooled / all spliced" in printed
     figures = json.loads((installed / "output" / "evaluation.json").read_text())

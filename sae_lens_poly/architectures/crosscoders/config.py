@@ -119,13 +119,19 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
             ``"0..3"``, ``"0,2"`` or ``"all"``; with several sets, ``"0;1;2"``, the latents fall
             into as many groups of equal size, one after the other.
         writes (str | None): Likewise, of the hook points that are written.
-        encoder_weights (str): ``dense``, ``cp`` or ``tensor_ring``.
+        encoder_weights (str): ``dense``, ``cp``, ``tensor_ring`` or ``matrix``.
         decoder_weights (str): Likewise.
         encoder_ranks (list[int]): ``[R]`` for ``cp``, ``[R1, R2, R3]`` for ``tensor_ring``, whose
             bonds lie between activation and latent (R2), latent and hook point (R3), hook point
-            and activation (R1). ``sae_lens_poly.describe_weights(cfg)`` prints what they imply.
+            and activation (R1); ``[d_k, r]`` for ``matrix``, whose latents are matrices of rank r
+            with d_k rows at each hook point. ``sae_lens_poly.describe_weights(cfg)`` prints what
+            they imply.
         decoder_ranks (list[int]): Likewise.
-        encoder_score (str): How a pre-activation comes of the product with the encoder's vector.
+        encoder_score (str): How a pre-activation comes of the product with the encoder's vector:
+            ``inner_product`` is the product; ``cosine`` is ``exp(b) |x|^a cos(x, w_i)`` with
+            learned a and b, and ``cosine_per_latent`` the same with a pair for each latent;
+            ``read_by_cosine`` trains by the inner product and is exported to read by the cosine;
+            ``input_power`` is ``|x|^(a_i - 1) <x, w_i>``, as which these three are exported.
         sparsifier (str): ``batchtopk``, ``topk``, ``jumprelu`` or ``relu`` (with an L1 penalty).
         k (float): Mean number of active latents per token (BatchTopK), or the number of each
             token (TopK, a whole one).
@@ -318,11 +324,17 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
 
     @override
     def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
-        return with_hook_names(super().get_inference_sae_cfg_dict(), self.n_hooks) | (
-            {f"{part}_weights": "dense" for part in ("encoder", "decoder")}
-            | {f"{part}_ranks": [] for part in ("encoder", "decoder")}
-            if self.export_dense
-            else {}
+        score = SCORES[self.encoder_score].exports_as or self.encoder_score
+        whole = with_hook_names(super().get_inference_sae_cfg_dict(), self.n_hooks)
+        return (
+            whole
+            | {"encoder_score": score}
+            | (
+                {f"{part}_weights": "dense" for part in ("encoder", "decoder")}
+                | {f"{part}_ranks": [] for part in ("encoder", "decoder")}
+                if self.export_dense
+                else {}
+            )
         )
 
     @property

@@ -154,6 +154,7 @@ class Crosscoder(StackedDictionary):
         at_least_float32 = torch.promote_types(self.dtype, torch.float32)
         inverse = (1 / factor).to(self.device, at_least_float32)
         self.encoder_weights.scale_hooks_(factor.to(self.device, at_least_float32))
+        self.encoder_score.scale_hooks_(factor.to(self.device, at_least_float32))
         self.decoder_weights.scale_hooks_(inverse)
         over_width = inverse.repeat_interleave(self.d_model)
         self.b_dec.mul_(over_width.to(self.dtype))

@@ -38,6 +38,12 @@ def side_by_side(dictionaries: Sequence[Crosscoder]) -> Crosscoder:
                 f"select_k={cfg.select_k}: side by side go crosscoders of one hook point with a "
                 "linear decoder and thresholds (sparsifier 'batchtopk', 'jumprelu' or 'relu')"
             )
+        if cfg.encoder_score != "inner_product":
+            raise InputError(
+                f"encoder_score={cfg.encoder_score!r} looks at the size of its input, and each of "
+                "several dictionaries has an input of its own: side by side go those of "
+                "'inner_product'"
+            )
         for field in ("d_in", "d_sae", "apply_b_dec_to_input", "dtype"):
             value, expected = getattr(cfg, field), getattr(first.cfg, field)
             if value != expected:

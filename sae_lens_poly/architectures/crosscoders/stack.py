@@ -52,10 +52,15 @@ def check_stack(cfg: Any) -> None:
             f"reshape_activations={cfg.reshape_activations!r} is for hook points with a head "
             "dimension: set it to 'none' and use a hook point of width d_model"
         )
-    structure_of(cfg)
+    full = structure_of(cfg).is_full
     for part in ("encoder", "decoder"):
         form, ranks = getattr(cfg, f"{part}_weights"), getattr(cfg, f"{part}_ranks")
         check_ranks(f"{part}_ranks", form, ranks, *sizes(cfg))
+        if form == "matrix" and not full:
+            raise InputError(
+                f"{part}_weights='matrix' is for latents that read and write all hook points, and "
+                f"structure={cfg.structure!r}: take 'acausal'"
+            )
 
 
 def check_groups(cfg: Any) -> None:

@@ -38,7 +38,7 @@ class StackedDictionary(PolynomialDictionary):
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, **options))
         self.encoder_weights = make_weights(cfg, "encoder", self.structure, **options)
         self.decoder_weights = make_weights(cfg, "decoder", self.structure, **options)
-        self.encoder_score = SCORES[cfg.encoder_score](cfg.d_sae, **options)
+        self.encoder_score = SCORES[cfg.encoder_score].from_config(cfg, **options)
         self.encoder = Encoder(self.encoder_weights, self.encoder_score)
         self.set_decoder_(cfg.make_term(self.dtype, self.device), self._writers())
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sae_lens_poly.architectures.crosscoders.hook_structure import HookStructure, LatentGroup
-from sae_lens_poly.architectures.weights import Dense, Factored, Grouped, Weights
+from sae_lens_poly.architectures.weights import Dense, Factored, Grouped, MatrixAtoms, Weights
 
 
 @torch.no_grad()
@@ -40,9 +40,9 @@ def start_weights_(cfg: Any, encoder: Weights, decoder: Weights, structure: Hook
             _take(_block(encoder, number), rows, group.reads, cfg)
 
 
-def _factored(weights: Weights) -> Factored | None:
+def _factored(weights: Weights) -> Factored | MatrixAtoms | None:
     form = weights.forms[0] if isinstance(weights, Grouped) else weights
-    return form if isinstance(form, Factored) else None
+    return form if isinstance(form, (Factored, MatrixAtoms)) else None
 
 
 def _block(weights: Weights, number: int) -> Dense:

@@ -162,6 +162,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             per_hook = self.per_hook(x_normal).unbind(-2)
             medians = [geometric_median(at, self.world) for at in per_hook]
             self.b_dec.copy_(torch.cat(medians))
+        self.encoder_score.start_(self._centre(x_normal.to(self.dtype), None), self.encoder_weights)
         self.scale_codes_from_(x)
 
     @override
@@ -249,7 +250,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         """
         if hidden_pre.requires_grad:
             dead_pre = hidden_pre[..., dead]
-        else:  # a sparse step keeps no gradient of what was not selected
+        else:  # a sparse step has no gradient for latents that were not selected
             centred = self._centre(self.hook_scales.normalise(x.to(self.dtype)), seen)
             dead_pre = self.encoder.of_latents(centred, self.b_enc, dead)
         dead_norms = residual.new_ones(()) if norms is None else norms[dead]
@@ -377,7 +378,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         inference = inference.to(self.device)
         inference.encoder_weights.copy_from_(self.encoder_weights)
         inference.decoder_weights.copy_from_(self.decoder_weights)
-        inference.encoder_score.load_state_dict(self.encoder_score.state_dict())
+        self.encoder_score.export_to_(inference.encoder_score, inference.encoder_weights)
         inference.b_dec.copy_(self.b_dec)
         inference.b_enc.copy_(self.b_enc)
         norms = self.latent_norms()

@@ -16,6 +16,7 @@ from sae_lens_poly.architectures.decoders.term import (
     Directions,
     Term,
     alone,
+    gain,
 )
 from sae_lens_poly.architectures.kernels.at_least_float32 import (
     AtLeastFloat32,
@@ -38,7 +39,7 @@ class Interactions(Term):
 
     The output factors start at zero, which is exactly the linear dictionary.
 
-    Powers are scaled down before C_i (:func:`gain`). All of them are active on every token, where
+    Powers are scaled down before C_i (``term.gain``). All of them are active on every token, where
     a latent is on few: else a step of Adam moves the reconstruction by several times more through
     C_i than through W_dec, and at learning rates that suit W_dec the code is trained against that
     noise.
@@ -214,16 +215,6 @@ class ReconstructionInteractions(Interactions, kind="interactions/reconstruction
         super().map_outputs_(to_new, to_old)
         self.projection.set_(to_old @ self.projection.V.to(to_old.dtype))
         self.projection.release_()
-
-
-def gain(degree: int, rank: int) -> float:
-    """What powers are multiplied by before C.
-
-    One over the root mean square norm of the powers of ``rank`` standard normal numbers, times
-    ``4^-degree``, which was measured: the smaller, the longer C needs to grow, and the less of
-    Adam's noise reaches the reconstruction through it (benchmarks/polysae_toy.py).
-    """
-    return 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5
 
 
 def positive_qr(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

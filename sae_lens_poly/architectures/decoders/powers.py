@@ -15,6 +15,7 @@ from sae_lens_poly.architectures.decoders.term import (
     Directions,
     Term,
     alone,
+    gain,
 )
 from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.sparse_code import (
@@ -28,12 +29,16 @@ from sae_lens_poly.architectures.kernels.sparse_code import (
 class Powers(Term, kind="powers"):
     """Elementwise powers of the code: each latent draws a curve instead of a ray.
 
-    ``y_i = (c z)^i A_i B_i`` with ``A_i`` (d_sae, R_i) shared by the hook points and ``B_i``
+    ``y_i = g_i (c z)^i A_i B_i`` with ``A_i`` (d_sae, R_i) shared by the hook points and ``B_i``
     (R_i, d_in): the factored weights ``W_i`` of the sparse polynomial crosscoder,
     ``x_hat^l = b^l + sum_i W_i^l z^i``. ``c`` is ``code_scale``: the root mean square of the
     active latents on the first batch is 1.
 
-    ``B_i`` starts at zero: training starts exactly at the linear dictionary.
+    ``B_i`` starts at zero: training starts exactly at the linear dictionary. Powers are scaled
+    down before it by ``g_i``, as those of interactions are (``term.gain``): without that a
+    token of a massive activation, on which powers are hundreds of times those of others, moves
+    ``B_i`` so far in one step that the next tokens are lost (benchmarks/heavy_tail.py). Files
+    written before that hold no ``scaled_down``, and are read without ``g_i``.
 
     Args:
         d_in: Width of the output.
@@ -55,11 +60,15 @@ class Powers(Term, kind="powers"):
     ) -> None:
         # One number a latent, so that a change of a latent's units leaves (c z) what it was.
         super().__init__(ranks, code_limit, (d_sae,), dtype, device)
+        self.register_buffer("scaled_down", torch.tensor(True, device=device))
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for degree, rank in ranks.items():
             per_latent = torch.empty(d_sae, rank, dtype=dtype, device=device)
             self.A[str(degree)] = nn.Parameter(nn.init.normal_(per_latent, std=rank**-0.5))
             self.B[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
+
+    scaled_down: torch.Tensor
+    """Whether powers are multiplied by ``g_i``, shape (); those of older files are not."""
 
     @classmethod
     def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
@@ -75,8 +84,13 @@ class Powers(Term, kind="powers"):
         return torch.cat(of_degree, dim=-1)
 
     def products(self, sums: torch.Tensor) -> dict[int, torch.Tensor]:
-        of_degree = sums.split(list(self.ranks.values()), dim=-1)
-        return dict(zip(self.ranks, of_degree, strict=True))
+        of_degree = zip(
+            self.ranks.items(), sums.split(list(self.ranks.values()), dim=-1), strict=True
+        )
+        return {
+            degree: torch.where(self.scaled_down != 0, gain(degree, rank) * powers, powers)
+            for (degree, rank), powers in of_degree
+        }
 
     def limit(self, scaled: torch.Tensor) -> torch.Tensor:
         """The scaled code within the bound."""
@@ -91,6 +105,12 @@ class Powers(Term, kind="powers"):
         active = at_least_float32(z.coalesce().values() if z.is_sparse else z)
         number = across(active.count_nonzero().to(active))
         return across(active.pow(2).sum()), number.clamp_min(1)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        state_dict.setdefault(f"{prefix}scaled_down", torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def output_factors(self) -> dict[int, torch.Tensor]:
         return {degree: self.B[str(degree)] for degree in self.ranks}

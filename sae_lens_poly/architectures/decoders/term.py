@@ -216,3 +216,13 @@ class Term(nn.Module, ABC):
 
     def retract_(self) -> None:
         """Return constrained weights to their constraint. Most terms have none."""
+
+
+def gain(degree: int, rank: int) -> float:
+    """What powers are multiplied by before C.
+
+    One over the root mean square norm of the powers of ``rank`` standard normal numbers, times
+    ``4^-degree``, which was measured: the smaller, the longer C needs to grow, and the less of
+    Adam's noise reaches the reconstruction through it (benchmarks/polysae_toy.py).
+    """
+    return 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from sae_lens_poly.architectures.kernels.sparse_code import ActivePattern
 from sae_lens_poly.architectures.sparsifiers.base import Sparsifier
 from sae_lens_poly.architectures.weights.base import Weights
+
+#: Tokens and latents of some entries of an (n, d_sae) matrix, (nnz,) each.
+Places: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 #: Score to its class, by the name that ``encoder_score`` of a config gives it.
 SCORES: dict[str, type[EncoderScore]] = {}
@@ -30,6 +34,12 @@ class EncoderScore(nn.Module, ABC):
     #: Whether scores stay what they were when scales of the input are folded into the weights.
     folds_scales: ClassVar[bool] = True
 
+    #: Whether :meth:`forward` computes with ``x``, which then has a gradient to ``b_dec``.
+    uses_input: ClassVar[bool] = True
+
+    #: Name of the score that the inference dictionary has; None: the same.
+    exports_as: ClassVar[str | None] = None
+
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if name is not None:
@@ -43,13 +53,14 @@ class EncoderScore(nn.Module, ABC):
     ) -> None:
         super().__init__()
 
+    @classmethod
+    def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
+        """One for the dictionary of a config."""
+        return cls(cfg.d_sae, dtype=dtype, device=device)
+
     @abstractmethod
     def forward(
-        self,
-        products: torch.Tensor,
-        x: torch.Tensor,
-        weights: Weights,
-        at: tuple[torch.Tensor, torch.Tensor] | None = None,
+        self, products: torch.Tensor, x: torch.Tensor, weights: Weights, at: Places | None = None
     ) -> torch.Tensor:
         """Pre-activations, before ``b_enc`` is added, in the shape of ``products``.
 
@@ -60,18 +71,30 @@ class EncoderScore(nn.Module, ABC):
             at: Tokens and latents of the entries; None: all.
         """
 
+    def start_(self, x: torch.Tensor, weights: Weights) -> None:
+        """Set what depends on the data, from the first centred batch (n, d_in)."""
+
+    def export_to_(self, score: EncoderScore, weights: Weights) -> None:
+        """Make an inference dictionary's score, and its weights, compute what this one does.
+
+        Args:
+            score: Of the class that :attr:`exports_as` names; changed in place.
+            weights: A copy of the encoder's; changed in place.
+        """
+        score.load_state_dict(self.state_dict())
+
+    def scale_hooks_(self, factor: torch.Tensor) -> None:
+        """Take inputs that are ``factor`` (n_hooks,) times smaller; the weights are scaled too."""
+
 
 class InnerProduct(EncoderScore, name="inner_product"):
     """The product itself."""
 
+    uses_input = False
     of_latents = ()
 
     def forward(
-        self,
-        products: torch.Tensor,
-        x: torch.Tensor,
-        weights: Weights,
-        at: tuple[torch.Tensor, torch.Tensor] | None = None,
+        self, products: torch.Tensor, x: torch.Tensor, weights: Weights, at: Places | None = None
     ) -> torch.Tensor:
         return products
 
@@ -121,10 +144,10 @@ class Encoder:
         weights = self.weights
         # Where the weights read the input itself, their kernel has b_dec's gradient at less cost.
         direct = weights.reads_input_itself
-        with torch.set_grad_enabled(not direct):
+        with torch.set_grad_enabled(self.score.uses_input or not direct):
             x = x if b_dec is None else x - b_dec
             x = x if seen is None else hide(x, seen)
-        h, products = weights.products(x)
+        h, products = weights.products(x.detach() if direct else x)
         with torch.no_grad():
             hidden_pre = self.score(products, x, weights) + b_enc
             tokens, latents = at = sparsifier.select(hidden_pre, latent_norms)
@@ -146,3 +169,20 @@ def hide(x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
             is zero, which is ``b_dec`` where that is taken off the input.
     """
     return (x.unflatten(-1, (seen.shape[-1], -1)) * seen[..., None].to(x.dtype)).flatten(-2)
+
+
+def at_places(values: torch.Tensor, at: Places | None) -> torch.Tensor:
+    """Values that broadcast to (n, d_sae), or their entries (nnz,) where products are entries.
+
+    Args:
+        values: Numbers of tokens (n, 1), of latents (d_sae,), of both (n, d_sae), or one, ().
+        at: Tokens and latents of the entries; None: all.
+    """
+    if at is None or values.ndim == 0:
+        return values
+    tokens, latents = at
+    if values.ndim == 1:
+        return values.index_select(0, latents)
+    if values.shape[-1] == 1:
+        return values.squeeze(-1).index_select(0, tokens)
+    return values[tokens, latents]

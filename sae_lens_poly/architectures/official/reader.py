@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from sae_lens_poly.architectures.decoders.interactions import gain, trained_size
+from sae_lens_poly.architectures.decoders.interactions import trained_size
+from sae_lens_poly.architectures.decoders.term import gain
 from sae_lens_poly.architectures.official import separate_u  # noqa: F401 (enters itself)
 from sae_lens_poly.errors import InputError
 

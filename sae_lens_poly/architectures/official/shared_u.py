@@ -11,11 +11,10 @@ from sae_lens_poly.architectures.decoders.interactions import (
     CodeInteractions,
     Interactions,
     OrthonormalProjection,
-    gain,
     positive_qr,
     trained_size,
 )
-from sae_lens_poly.architectures.decoders.term import ALL, Across, Directions, alone
+from sae_lens_poly.architectures.decoders.term import ALL, Across, Directions, alone, gain
 from sae_lens_poly.architectures.kernels.sparse_code import code_times
 
 #: The published start of the factors lambda_2 and lambda_3 (PolySAE's code).

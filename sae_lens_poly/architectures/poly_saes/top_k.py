@@ -112,7 +112,7 @@ def aux_k_of_dead(
     directions = sae.W_dec[dead]
     if hidden_pre.requires_grad:
         dead_pre = hidden_pre[:, dead]
-    else:  # a sparse step keeps no gradient of what was not selected
+    else:  # a sparse step has no gradient for latents that were not selected
         dead_pre = sae.process_sae_in(sae_in) @ sae.W_enc[:, dead] + sae.b_enc[dead]
         if sae.norms_the_code:
             dead_pre = dead_pre * directions.norm(dim=-1)

@@ -8,6 +8,17 @@ from sae_lens_poly.architectures.weights.base import WEIGHTS, Dense, Weights
 from sae_lens_poly.architectures.weights.cp import CP
 from sae_lens_poly.architectures.weights.factored import Factored, rank_limits
 from sae_lens_poly.architectures.weights.grouped import Grouped
+from sae_lens_poly.architectures.weights.matrix_atoms import MatrixAtoms
 from sae_lens_poly.architectures.weights.tensor_ring import TensorRing
 
-__all__ = ["CP", "WEIGHTS", "Dense", "Factored", "Grouped", "TensorRing", "Weights", "rank_limits"]
+__all__ = [
+    "CP",
+    "WEIGHTS",
+    "Dense",
+    "Factored",
+    "Grouped",
+    "MatrixAtoms",
+    "TensorRing",
+    "Weights",
+    "rank_limits",
+]

@@ -120,6 +120,13 @@ class Weights(nn.Module, ABC):
         """Norm of each latent's vector over the stack, (d_sae,)."""
         return self.norms().norm(dim=-1)
 
+    def read_norms(self, x: torch.Tensor) -> torch.Tensor:
+        """Norm of what latents read of activations (..., n_hooks * d_model).
+
+        Shape (..., 1) where all read the same, else (..., d_sae).
+        """
+        return x.norm(dim=-1, keepdim=True)
+
     @torch.no_grad()
     def scale_latents_(self, factor: torch.Tensor) -> None:
         """Multiply each latent's vector by its factor, (d_sae,)."""
@@ -144,9 +151,9 @@ class Weights(nn.Module, ABC):
 class Dense(Weights, form="dense"):
     """``W`` itself, a parameter (d_sae, n_hooks * d_model).
 
-    An encoder has its latents as rows, too (``W_enc`` is the transpose): what Adam is given as the
-    gradient of a sparse step then lies in memory as the weights do, which it steps 2.7 times as
-    fast.
+    An encoder has its latents as rows as well (``W_enc`` is the transpose): what Adam is given as
+    the gradient of a sparse step then lies in memory as the weights do, which it steps 2.7 times
+    as fast.
     """
 
     reads_input_itself = True

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from sae_lens_poly.architectures.weights.base import WEIGHTS, Weights
+from sae_lens_poly.architectures.weights.matrix_atoms import MatrixAtoms
 from sae_lens_poly.errors import InputError
 
 
@@ -114,10 +115,9 @@ class Factored(Weights):
         per_hook = self.basis().unflatten(1, (self.n_hooks, self.d_model)).unbind(1)
         return torch.stack([(self.latent @ matrix).norm(dim=-1) for matrix in per_hook], dim=-1)
 
-    @torch.no_grad()
     def stack_norms(self) -> torch.Tensor:
         M = self.basis()
-        return ((self.latent @ (M @ M.T)) * self.latent).sum(dim=-1).clamp_min(0).sqrt()
+        return ((self.latent @ (M @ M.T)) * self.latent).sum(dim=-1).clamp_min(1e-30).sqrt()
 
     @torch.no_grad()
     def scale_hooks_(self, factor: torch.Tensor) -> None:
@@ -155,6 +155,9 @@ def check_ranks(
     if weights.n_ranks == 0:
         if ranks:
             raise InputError(f"{field}={ranks} is for factored weights: leave it out for {form!r}")
+        return
+    if issubclass(weights, MatrixAtoms):
+        weights.check_ranks(field, ranks, n_hooks, d_model, d_sae)
         return
     assert issubclass(weights, Factored)
     if len(ranks) != weights.n_ranks or min(ranks) < 1:

@@ -176,6 +176,15 @@ class Grouped(Weights):
             norms.append(whole)
         return torch.cat(norms)
 
+    def read_norms(self, x: torch.Tensor) -> torch.Tensor:
+        norms = [
+            x[..., group.columns]
+            .norm(dim=-1, keepdim=True)
+            .expand(*x.shape[:-1], group.latents.stop - group.latents.start)
+            for group in self.groups
+        ]
+        return torch.cat(norms, dim=-1)
+
     @torch.no_grad()
     def scale_latents_(self, factor: torch.Tensor) -> None:
         for group in self.groups:

@@ -1,0 +1,19 @@
+"""The recurrent state of layers with linear attention: states, writes, and changes of them."""
+
+from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, scan
+from sae_lens_poly.recurrent_states.interventions import Change, changed_run, kl_divergences
+from sae_lens_poly.recurrent_states.reached_layers import delta_layers, replaced_scan
+from sae_lens_poly.recurrent_states.read_out import decay_only_shift, read_out_shift
+
+__all__ = [
+    "Change",
+    "DeltaInputs",
+    "Scanned",
+    "changed_run",
+    "decay_only_shift",
+    "delta_layers",
+    "kl_divergences",
+    "read_out_shift",
+    "replaced_scan",
+    "scan",
+]

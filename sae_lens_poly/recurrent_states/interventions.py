@@ -1,0 +1,98 @@
+"""What becomes of a model's predictions when a write to a recurrent state is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sae_lens_poly.constraints import Choice, Number, check_fields
+from sae_lens_poly.errors import InputError
+from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, scan
+from sae_lens_poly.recurrent_states.reached_layers import replaced_scan
+
+
+@dataclass(frozen=True)
+class Change:
+    """What takes the place of one write.
+
+    Args:
+        layer: Number of the layer.
+        head: Of its value head.
+        position: Of the token.
+        atom: Matrix (d_k, d_v) that takes the write's place; None: the write is deleted.
+        scale: ``natural``: the atom as it is given. ``matched``: with the write's Frobenius norm.
+    """
+
+    layer: int
+    head: int
+    position: int
+    atom: torch.Tensor | None = None
+    scale: Literal["natural", "matched"] = "natural"
+
+    def __post_init__(self) -> None:
+        whole = Number(at_least=0, whole=True)
+        check_fields(self, {"layer": whole, "head": whole, "position": whole})
+        check_fields(self, {"scale": Choice("natural", "matched")})
+
+    def __call__(self, at: int, write: torch.Tensor) -> torch.Tensor:
+        """The writes (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
+        if at != self.position:
+            return write
+        native = write[:, self.head]
+        put = torch.zeros_like(native)
+        if self.atom is not None:
+            put = self.atom.to(native).expand_as(native)
+            if self.scale == "matched":
+                size = torch.linalg.matrix_norm(native, keepdim=True)
+                put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
+        changed = write.clone()
+        changed[:, self.head] = put
+        return changed
+
+
+@torch.no_grad()
+def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch.Tensor:
+    """Logits (batch, pos, d_vocab) with a write changed; all later states follow from it.
+
+    Args:
+        model: A transformers model.
+        tokens: Shape (batch, pos).
+        change: The write, and what takes its place.
+
+    Raises:
+        InputError: If there is no such write, or the atom is not of its shape.
+    """
+    if change.position >= tokens.shape[1]:
+        raise InputError(
+            f"position={change.position} is not in a text of {tokens.shape[1]} tokens: lower it"
+        )
+
+    def run(layer: int, inputs: DeltaInputs, initial: Any) -> Scanned:
+        n_heads, shape = inputs.v.shape[2], (inputs.k.shape[-1], inputs.v.shape[-1])
+        if change.head >= n_heads:
+            raise InputError(f"head={change.head} is not one of the {n_heads} heads of the layer")
+        if change.atom is not None and tuple(change.atom.shape) != shape:
+            raise InputError(
+                f"an atom of shape {tuple(change.atom.shape)} cannot take the place of a write of "
+                f"shape {shape}"
+            )
+        return scan(inputs, initial, change)
+
+    with replaced_scan(model, {change.layer}, run):
+        return model(tokens, use_cache=False).logits
+
+
+def kl_divergences(
+    native: torch.Tensor, changed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(native || changed) and KL(changed || native) in nats at every position, (batch, pos).
+
+    Args:
+        native: Logits of the untouched run, (batch, pos, d_vocab).
+        changed: Those of the changed one.
+    """
+    p, q = (logits.float().log_softmax(dim=-1) for logits in (native, changed))
+    return (p.exp() * (p - q)).sum(dim=-1), (q.exp() * (q - p)).sum(dim=-1)
