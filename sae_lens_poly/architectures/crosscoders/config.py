@@ -218,6 +218,10 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     k_aux: int | None = None
     export_dense: bool = False
 
+    #: What the inference dictionary has: training makes neither groups nor skips.
+    select_groups: ClassVar[int] = 1
+    skips: ClassVar[str | None] = None
+
     #: What fields may be, those of every sparsifier among them: a NaN is refused anywhere.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         **STACK_CONSTRAINTS,

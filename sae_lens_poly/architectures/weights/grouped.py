@@ -162,6 +162,15 @@ class Grouped(Weights):
         rows = [self._over_width(group, group.out_of(group.rows)) for group in self.groups]
         return torch.cat(rows)
 
+    def vectors(self, latents: torch.Tensor) -> torch.Tensor:
+        groups = self.groups
+        vectors = groups[0].rows.new_zeros(len(latents), self.n_hooks * self.d_model)
+        for group in groups:
+            of_group = (latents >= group.latents.start) & (latents < group.latents.stop)
+            rows = group.out_of(group.rows[latents[of_group] - group.latents.start])
+            vectors[of_group] = self._over_width(group, rows)
+        return vectors
+
     def _over_width(self, group: Group, part: torch.Tensor) -> torch.Tensor:
         whole = part.new_zeros(len(part), self.n_hooks * self.d_model)
         whole[:, group.columns] = part
