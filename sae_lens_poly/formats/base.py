@@ -66,6 +66,9 @@ class ReadingOptions:
 class Format(ABC):
     """Reads the dictionaries of one package."""
 
+    #: Whether its files may leave out what activations were multiplied with.
+    takes_scales: ClassVar[bool] = False
+
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if name is not None:

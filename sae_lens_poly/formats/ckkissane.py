@@ -27,6 +27,8 @@ class Ckkissane(Format, name="ckkissane"):
     nowhere: ``scales`` has to give both.
     """
 
+    takes_scales = True
+
     @staticmethod
     def recognises(files: Files) -> bool:
         return files.folder_of(_WEIGHTS) is not None

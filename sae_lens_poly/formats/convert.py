@@ -53,6 +53,11 @@ def read_public(
             f"{files.at!r} is in no format that is known ({', '.join(FORMATS)}): name it with "
             f"--format if its files have other names; it holds {', '.join(files.names[:5])}"
         )
+    if options.scales and not FORMATS[name].takes_scales:
+        raise InputError(
+            f"scales={options.scales}: a dictionary of the format {name} reads what its files say, "
+            "and is given no scales: leave them out"
+        )
     dictionary = FORMATS[name].read(files, options)
     cfg, state = dictionary.to_sae_lens(options.hook_name, options.model_name)
     cfg |= {"device": device, **(cfg_overrides or {})}

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+from sae_lens import __version__
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
@@ -130,7 +131,11 @@ class PublicDictionary:
                 f"hook_name={hook_name!r} names {len(names)} hook points, and the dictionary has "
                 f"{n_hooks}, in the order of docs/formats.md: name all of them"
             )
-        metadata: dict[str, Any] = {"model_name": model_name or self.model_name}
+        # The version says that this is a config of today.
+        metadata: dict[str, Any] = {
+            "sae_lens_version": __version__,
+            "model_name": model_name or self.model_name,
+        }
         if names is not None:
             metadata["hook_name"] = hook_name or ",".join(names)
             if len(names) == n_hooks:  # several models have the same, each in front of its own

@@ -45,19 +45,20 @@ class TensorFile:
         path: The file.
         sizes: Of all files of the dictionary.
         prefix: What all names begin with, and is left out.
+        within: Where ``torch.save`` wrote a dictionary of this name with the tensors in it.
 
     Raises:
         InputError: If it is neither, or holds something else than tensors.
     """
 
-    def __init__(self, path: Path, sizes: Sizes, prefix: str = "") -> None:
+    def __init__(self, path: Path, sizes: Sizes, prefix: str = "", within: str = "") -> None:
         self.path, self.sizes = path, sizes
         self._loaded: dict[str, torch.Tensor] | None = None
         shapes: dict[str, tuple[int, ...]]
         if path.suffix == ".safetensors":
             shapes = {name: of.shape for name, of in read_header(path).items()}
         else:
-            self._loaded = _state_dict(path)
+            self._loaded = _state_dict(path, within)
             shapes = {name: tuple(tensor.shape) for name, tensor in self._loaded.items()}
         self._own = {name.removeprefix(prefix): name for name in shapes}
         self.shapes = {name: shapes[own] for name, own in self._own.items()}
@@ -84,9 +85,7 @@ class TensorFile:
         Raises:
             InputError: If it is missing or has other sizes.
         """
-        if name not in self.shapes:
-            raise damaged(self.path, f"it has no {name}", _REMEDY)
-        self.sizes.fit(self.path, name, self.shapes[name], letters)
+        self.fit(name, letters)
         self._unread.discard(name)
         if self._loaded is not None:
             return self._loaded.pop(self._own[name])
@@ -94,13 +93,24 @@ class TensorFile:
             tensor: torch.Tensor = tensors.get_tensor(self._own[name])
             return tensor.clone()  # out of the file that is mapped
 
+    def fit(self, name: str, letters: str) -> None:
+        """Refuse a tensor that is missing or has other sizes, without reading it.
+
+        Raises:
+            InputError: Naming it.
+        """
+        if name not in self.shapes:
+            raise damaged(self.path, f"it has no {name}", _REMEDY)
+        self.sizes.fit(self.path, name, self.shapes[name], letters)
+
     def number(self, name: str) -> float:
         """A tensor of one number.
 
         Raises:
             InputError: If it is missing or holds several.
         """
-        return float(self.take_any(name, "").item())
+        letters = "1" if self.shapes.get(name) == (1,) else ""
+        return float(self.take_any(name, letters).item())
 
     def leave(self, *names: str) -> None:
         """Do without these; they say nothing about what is computed."""
@@ -120,8 +130,10 @@ class TensorFile:
             )
 
 
-def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+def _state_dict(path: Path, within: str) -> dict[str, torch.Tensor]:
     content = read_torch(path)
+    if isinstance(content, dict) and within in content:
+        content = content[within]
     if not isinstance(content, dict) or not content:
         raise damaged(path, "it is no dictionary of tensors", _REMEDY)
     for name, tensor in content.items():

@@ -11,7 +11,7 @@ def test_codes_and_reconstructions(case):
     if case.folder is None:
         pytest.skip(f"{case.path} is not here")
     sae = case.load()
-    x, codes, x_hat = case.reference()
+    x, codes, x_hat = case.reference(sae)
     x = x.to(sae.dtype)
     found = sae.encode(x)
     assert (found.float() - codes.float()).abs().max() <= case.tolerance
