@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.constraints import Constraint, ListOf, Number, Registered, Text, check_fields
 from sae_lens_poly.errors import InputError
@@ -88,6 +90,17 @@ class Format(ABC):
             InputError: If a file is damaged, or the dictionary is not one of ours exactly; with the
                 reason.
         """
+
+    @staticmethod
+    def write(sae: SAE[Any], folder: Path) -> None:
+        """Write the files of a dictionary of this package into a folder.
+
+        Raises:
+            InputError: If the format is read only, or the dictionary is none of it, with what to
+                change.
+        """
+        writers = [name for name, each in FORMATS.items() if each.write is not Format.write]
+        raise InputError(f"only these formats are written: {', '.join(writers)}")
 
 
 def refuse(what: str, why: str, remedy: str) -> InputError:

@@ -7,17 +7,24 @@ L - 1 with; ``config.yaml`` names the hook points.
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from sae_lens.saes.sae import SAE
+from safetensors.torch import save_file
 from typing_extensions import TypedDict
 
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.formats.base import Format, ReadingOptions, refuse
 from sae_lens_poly.formats.dictionary import Block, PublicDictionary
 from sae_lens_poly.formats.files import Files
+from sae_lens_poly.formats.layers import Layers, layers_of
 from sae_lens_poly.formats.tensors import Sizes, TensorFile
 from sae_lens_poly.read_files import check_json, damaged, read_yaml
 
-CONFIG = "config.yaml"
+CONFIG, _KIND = "config.yaml", "cross_layer_transcoder"
 _ENCODER, _DECODER = "W_enc_{}.safetensors", "W_dec_{}.safetensors"
 
 
@@ -79,7 +86,7 @@ class CircuitTracerCLT(Format, name="circuit_tracer_clt"):
 
     @staticmethod
     def read(files: Files, options: ReadingOptions) -> PublicDictionary:
-        config = read_tracer_config(files, "cross_layer_transcoder")
+        config = read_tracer_config(files, _KIND)
         n_layers, sizes = len(files.numbered(_ENCODER)), Sizes()
         n_decoders = len(files.numbered(_DECODER))
         if n_decoders > n_layers:
@@ -114,3 +121,48 @@ class CircuitTracerCLT(Format, name="circuit_tracer_clt"):
             tracer_hooks(config, n_layers),
             config.get("model_name"),
         )
+
+    @staticmethod
+    def write(sae: SAE[Any], folder: Path) -> None:
+        """Latent ``i F + j`` of a dictionary whose latents stand layer by layer is j of layer i.
+
+        Thresholds are always written, so that no reader takes it for one with a ReLU.
+        """
+        of = layers_of(sae, "a cross-layer transcoder of circuit-tracer")
+        for i, layer in enumerate(of.layers):
+            if layer.W_skip is not None:
+                raise InputError(
+                    f"skips={sae.cfg.skips!r}: circuit-tracer reads no skip of a cross-layer "
+                    "transcoder: train without, or write circuit_tracer_set if it fits"
+                )
+            encoder = {"W_enc": layer.W_enc, "b_enc": layer.b_enc, "b_dec": layer.b_dec}
+            encoder["threshold"] = layer.threshold
+            save_file(_named(encoder, i), folder / _ENCODER.format(i))
+            decoder = {"W_dec": layer.W_dec[:, i:].contiguous()}
+            save_file(_named(decoder, i), folder / _DECODER.format(i))
+        write_tracer_config(sae, of, _KIND, folder)
+
+
+def write_tracer_config(sae: SAE[Any], of: Layers, kind: str, folder: Path) -> None:
+    """Write ``config.yaml`` with what circuit-tracer's loaders read.
+
+    Raises:
+        InputError: If the dictionary does not say of which model it is.
+    """
+    model_name = sae.cfg.metadata.model_name
+    if not model_name:
+        raise InputError(
+            "metadata.model_name is not known, and circuit-tracer loads the model by it: give "
+            "--model_name"
+        )
+    config = {
+        "model_name": model_name,
+        "model_kind": kind,
+        "feature_input_hook": of.read,
+        "feature_output_hook": of.written,
+    }
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def _named(tensors: dict[str, torch.Tensor], layer: int) -> dict[str, torch.Tensor]:
+    return {f"{name}_{layer}": tensor.detach().cpu() for name, tensor in tensors.items()}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from sae_lens.saes.sae import SAE
+from safetensors.torch import save_file
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.formats.base import Format, ReadingOptions
@@ -10,12 +15,15 @@ from sae_lens_poly.formats.circuit_tracer_clt import (
     read_tracer_config,
     require_not_negative,
     tracer_hooks,
+    write_tracer_config,
 )
 from sae_lens_poly.formats.dictionary import Block, PublicDictionary
 from sae_lens_poly.formats.files import Files
+from sae_lens_poly.formats.layers import layers_of
 from sae_lens_poly.formats.tensors import Sizes, TensorFile
 from sae_lens_poly.read_files import damaged
 
+_KIND = "transcoder_set"
 LAYER, THRESHOLD, SKIP = "layer_{}.safetensors", "activation_function.threshold", "W_skip"
 
 
@@ -31,7 +39,7 @@ class CircuitTracerSet(Format, name="circuit_tracer_set"):
 
     @staticmethod
     def read(files: Files, options: ReadingOptions) -> PublicDictionary:
-        config = read_tracer_config(files, "transcoder_set")
+        config = read_tracer_config(files, _KIND)
         names, sizes = files.numbered(LAYER), Sizes()
         n_layers, blocks, b_dec, skips = len(names), [], [], {}
         ks: set[int | None] = set()
@@ -71,6 +79,29 @@ class CircuitTracerSet(Format, name="circuit_tracer_set"):
             signed=True,
             skips=skips,
         )
+
+    @staticmethod
+    def write(sae: SAE[Any], folder: Path) -> None:
+        """Latent ``i F + j`` of a dictionary whose latents stand layer by layer is j of layer i."""
+        of = layers_of(sae, "a transcoder set of circuit-tracer")
+        for i, layer in enumerate(of.layers):
+            if bool(layer.W_dec[:, i + 1 :].any()):
+                raise InputError(
+                    f"latents of layer {i} write later layers, and those of a transcoder set "
+                    "write their own: write circuit_tracer_clt"
+                )
+            tensors = {
+                "W_enc": layer.W_enc,
+                "W_dec": layer.W_dec[:, i],
+                "b_enc": layer.b_enc,
+                "b_dec": layer.b_dec,
+                THRESHOLD: layer.threshold,
+            }
+            if layer.W_skip is not None:
+                tensors[SKIP] = layer.W_skip.T
+            contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(contiguous, folder / LAYER.format(i))
+        write_tracer_config(sae, of, _KIND, folder)
 
 
 def _threshold(file: TensorFile) -> torch.Tensor | None:

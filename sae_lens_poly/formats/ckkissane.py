@@ -41,11 +41,11 @@ class Ckkissane(Format, name="ckkissane"):
         file = TensorFile(files.path(_WEIGHTS), sizes)
         W_enc, W_dec = file.take("W_enc", "M d F"), file.take("W_dec", "F M d")
         b_enc, b_dec = file.take("b_enc", "F"), file.take("b_dec", "M d")
-        file.close()
         for field, letter in (("d_in", "d"), ("dict_size", "F")):
-            if field in config and config[field] != sizes[letter]:  # type: ignore[literal-required]
-                why = f"{field}={config[field]}, and the weights have {sizes[letter]}"  # type: ignore[literal-required]
+            if field in config and config[field] != sizes[letter]:
+                why = f"{field}={config[field]}, and the weights have {sizes[letter]}"
                 raise damaged(files.path("cfg.json"), why)
+        file.close()
         n_models = sizes["M"]
         scales = options.scales_for(n_models, "each model (sqrt(d) over the mean norm)")
         every = tuple(range(n_models))

@@ -117,7 +117,7 @@ class _Layer:
         for field, plain in _PLAIN.items():
             if self.config.get(field, plain) != plain:
                 raise refuse(
-                    f"{field}={self.config[field]!r} in {str(files.path(CONFIG))!r}",  # type: ignore[literal-required]
+                    f"{field}={self.config[field]!r} in {str(files.path(CONFIG))!r}",
                     "with it the decoders of several layers are shared or combined",
                     "only dictionaries without it can be converted",
                 )

@@ -117,7 +117,28 @@ def convert_folder(
         InputError: As :func:`read_public` does, or if ``folder`` cannot be written.
     """
     sae = load_public(files, options)
-    n_bytes = sum(tensor.nbytes for tensor in sae.state_dict().values())
-    with whole_folder(folder, manifest=True, n_bytes=n_bytes) as unfinished:
+    with whole_folder(folder, manifest=True, n_bytes=_n_bytes(sae)) as unfinished:
         sae.save_model(unfinished)
     return sae
+
+
+def write_public(sae: SAE[Any], folder: str | Path, name: str) -> None:
+    """Save a dictionary of this package in another's format, whole or not at all.
+
+    Args:
+        sae: The dictionary.
+        folder: Where; made where it is missing.
+        name: Of the format.
+
+    Raises:
+        InputError: If the format is not known or only read, the dictionary is none of it, or
+            ``folder`` cannot be written.
+    """
+    if name not in FORMATS:
+        raise InputError(f"format={name!r} is none of {', '.join(FORMATS)}")
+    with whole_folder(folder, n_bytes=_n_bytes(sae)) as unfinished:
+        FORMATS[name].write(sae, unfinished)
+
+
+def _n_bytes(sae: SAE[Any]) -> int:
+    return sum(tensor.nbytes for tensor in sae.state_dict().values())

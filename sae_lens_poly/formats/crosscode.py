@@ -71,9 +71,9 @@ class Crosscode(Format, name="crosscode"):
         W_enc = file.take("_W_enc_XiDiL", f"{reads} d F")
         W_dec = file.take("_W_dec_LXoDo", f"F {writes} d")
         for field, letter in (("d_model", "d"), ("n_latents", "F")):
-            if config.get(field, sizes[letter]) != sizes[letter]:
-                why = f"{field}={config[field]}, and the weights have {sizes[letter]}"  # type: ignore[literal-required]
-                raise damaged(path, why)
+            value = config.get(field, sizes[letter])
+            if value != sizes[letter]:
+                raise damaged(path, f"{field}={value}, and the weights have {sizes[letter]}")
         d_model, n_latents = sizes["d"], sizes["F"]
         n_read, n_written = prod(map(int, across)), prod(map(int, out))
         b_dec = torch.zeros(n_written, d_model, dtype=W_dec.dtype)

@@ -81,8 +81,8 @@ class DictionaryLearning(Format, name="dictionary_learning"):
             b_dec = b_dec.double() / (scale + 1e-8) + mean
         every, dtype = tuple(range(sizes["L"])), torch.promote_types(b_dec.dtype, torch.float32)
         W_enc, rows = W_enc.flatten(0, 1), W_dec.transpose(0, 1).flatten(1)
-        tensors = [tensor.to(dtype) for tensor in (W_enc, rows, b_enc)]
-        block = Block(every, every, *tensors, None if threshold is None else threshold.to(dtype))
+        threshold = None if threshold is None else threshold.to(dtype)
+        block = Block(every, every, W_enc.to(dtype), rows.to(dtype), b_enc.to(dtype), threshold)
         return PublicDictionary(b_dec.to(dtype), [block])
 
 

@@ -54,7 +54,7 @@ class Llamascopium(Format, name="llamascopium"):
     def read(files: Files, options: ReadingOptions) -> PublicDictionary:
         config = read_json(files.path(_CONFIG), _Config)
         _check(config, files)
-        sizes = Sizes(d=config["d_model"])
+        sizes = Sizes()
         found = [name for name in _WEIGHTS if name in files]
         if not found:
             raise InputError(
@@ -64,6 +64,9 @@ class Llamascopium(Format, name="llamascopium"):
         file = TensorFile(files.path(found[0]), sizes, within="sae")
         read = _crosscoder if config["sae_type"] == "crosscoder" else _transcoder
         dictionary = read(file, config, files)
+        if sizes["d"] != config["d_model"]:
+            why = f"d_model={config['d_model']}, and the weights have {sizes['d']}"
+            raise damaged(files.path(_CONFIG), why)
         file.leave(*(name for name in file.shapes if name.startswith(f"{_NORM}.")))
         file.close()
         return dictionary

@@ -38,7 +38,7 @@ def decode_from(sae: SAE[Any], feature_acts: torch.Tensor, x: torch.Tensor) -> t
         x: Activations (..., d_in).
     """
     if getattr(sae, "skips", None):
-        return sae.decode_with_skips(feature_acts, x)  # type: ignore[operator]
+        return sae.decode_with_skips(feature_acts, x)
     return sae.decode(feature_acts)
 
 

@@ -52,13 +52,33 @@ class TopK(Sparsifier, name="topk"):
         return top_k(scores, round(self.k), self.n_groups)
 
 
-class SignedTopK(TopK, name="signed_topk"):
-    """The same without a ReLU: a pre-activation below zero is kept where it is among the k highest.
+class SignedTopK(Sparsifier, name="signed_topk"):
+    """TopK without a ReLU: a pre-activation below zero is kept where it is among the k highest.
 
-    That of circuit-tracer's transcoders and of crosscode.
+    That of circuit-tracer's transcoders and of crosscode, for inference.
     """
 
+    CONSTRAINTS = K_CONSTRAINTS
+    selects = True
+    at_inference = True
     values: ClassVar[Any] = staticmethod(torch.positive)
+
+    def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(cfg, d_sae)
+        self.k, self.n_groups = cfg.k, getattr(cfg, "select_groups", 1)
+
+    @classmethod
+    def check(cls, cfg: Any) -> None:
+        raise InputError(
+            "sparsifier='signed_topk' is what dictionaries of other packages are read as: train "
+            "with 'topk'"
+        )
+
+    def select(
+        self, hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = hidden_pre if latent_norms is None else hidden_pre * latent_norms
+        return top_k(scores, round(self.k), self.n_groups)
 
 
 @torch.no_grad()

@@ -112,8 +112,8 @@ class Weights(nn.Module, ABC):
         """W as (d_sae, n_hooks * d_model)."""
         return self.out_of(self.rows)
 
-    def vectors(self, latents: torch.Tensor) -> torch.Tensor:
-        """Rows of W for some latents (n,), (n, n_hooks * d_model)."""
+    def vectors(self, latents: slice | torch.Tensor) -> torch.Tensor:
+        """W of some latents, (n_latents, n_hooks * d_model)."""
         return self.out_of(self.rows[latents])
 
     @abstractmethod

@@ -162,12 +162,13 @@ class Grouped(Weights):
         rows = [self._over_width(group, group.out_of(group.rows)) for group in self.groups]
         return torch.cat(rows)
 
-    def vectors(self, latents: torch.Tensor) -> torch.Tensor:
+    def vectors(self, latents: slice | torch.Tensor) -> torch.Tensor:
         groups = self.groups
-        vectors = groups[0].rows.new_zeros(len(latents), self.n_hooks * self.d_model)
+        numbers = torch.arange(self.d_sae, device=groups[0].rows.device)[latents]
+        vectors = groups[0].rows.new_zeros(len(numbers), self.n_hooks * self.d_model)
         for group in groups:
-            of_group = (latents >= group.latents.start) & (latents < group.latents.stop)
-            rows = group.out_of(group.rows[latents[of_group] - group.latents.start])
+            of_group = (numbers >= group.latents.start) & (numbers < group.latents.stop)
+            rows = group.out_of(group.rows[numbers[of_group] - group.latents.start])
             vectors[of_group] = self._over_width(group, rows)
         return vectors
 
