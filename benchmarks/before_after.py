@@ -61,7 +61,8 @@ class Arm:
 
     def step(self) -> float:
         """Seconds of the next step."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
