@@ -90,9 +90,7 @@ def steps_in_turn(before: Arm, after: Arm, pairs: int, warm_up: int) -> list[tup
 def interval(ratios: list[float], repeats: int = 2000) -> tuple[float, float]:
     """Bounds of the median with 95% probability."""
     draw = random.Random(0)
-    medians = sorted(
-        statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(repeats)
-    )
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(repeats))
     return medians[int(0.025 * repeats)], medians[int(0.975 * repeats)]
 
 
