@@ -5,8 +5,10 @@
 Six small dictionaries are trained with ``train``. Each is written, with its own weights, in the
 formats that can say what it computes, then converted with ``convert`` and measured with
 ``evaluate``. Printed are the largest difference of codes and of reconstructions (as a share of the
-largest number) on random input, and the explained variance and L0 of both. clt-training keeps the
-k highest of each layer, which no dictionary trained here does: there only its own figures stand.
+largest number) on random tokens, and the explained variance and L0 of both on held-out modules,
+read in contexts of the default length, as no other format says in which it was trained.
+clt-training keeps the k highest of each layer, which no dictionary trained here does: only its own
+figures stand there.
 --help lists the options.
 """
 
@@ -25,12 +27,14 @@ from typing import Any
 import torch
 import yaml
 from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import save_file
 
 import sae_lens_poly  # noqa: F401 (registers the architectures)
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.cli import main as command
 from sae_lens_poly.formats.layers import layers_of
+from sae_lens_poly.models.loading import load_stacked_model
 
 MODEL, LAYERS = "stdlib-6l", 6
 RESIDUAL = "blocks.{1..3}.hook_resid_post"
@@ -48,7 +52,9 @@ TRAINED: dict[str, list[str]] = {
     # With one unit for all hook points, so that one threshold on the scaled code stays one.
     "crosscoder": ["--hook_name", RESIDUAL, "--normalize_hooks", "False"],
     "crosscoder, ReLU": ["--hook_name", RESIDUAL, "--sparsifier", "relu"],
-    "crosscoder, causal": ["--hook_name", RESIDUAL, "--structure", "weakly_causal"],
+    "crosscoder, causal": [
+        *("--hook_name", "blocks.{0..2}.hook_resid_post", "--structure", "weakly_causal"),
+    ],
     "CLT": ["--hook_name", INSIDE, *_free(lambda i: f"{LAYERS + i}..{2 * LAYERS - 1}")],
     "transcoders": ["--hook_name", INSIDE, *_free(lambda i: str(LAYERS + i))],
     "SAE, TopK": [
@@ -224,10 +230,22 @@ def without_input_bias(sae: Crosscoder) -> Crosscoder:
     return sae
 
 
+def told_nothing(folder: Path) -> tuple[Crosscoder, dict[str, Any]]:
+    """A dictionary and its figures, without what it knows about the reading of its text."""
+    sae = SAE.load_from_disk(folder)
+    known = {name: sae.cfg.metadata[name] for name in ("model_name", "hook_name", "hook_names")}
+    sae.cfg.metadata = SAEMetadata(**known)
+    plain = folder.with_name(f"{folder.name}-plain")
+    sae.save_model(plain)
+    return sae, figures(plain, [])
+
+
 @torch.no_grad()
 def compare(one: Crosscoder, other: Crosscoder) -> tuple[float, float]:
     """Largest differences of codes and reconstructions, as shares of the largest number."""
-    x = torch.randn(512, one.cfg.d_in, generator=torch.Generator().manual_seed(0))
+    model = load_stacked_model(MODEL, one.cfg.metadata.hook_name)
+    tokens = torch.randint(4096, (4, 128), generator=torch.Generator().manual_seed(0))
+    x = model.gather(tokens).flatten(0, -2)
     pairs = [(sae.encode(x), sae(x)) for sae in (one, other)]
     codes, outputs = ((a - b).abs().max() / a.abs().max() for a, b in zip(*pairs, strict=True))
     return float(codes), float(outputs)
@@ -250,7 +268,7 @@ def main() -> int:
                 sizes = ["--d_sae", "768", "--k", "16", "--output_path", str(folder)]
                 tokens = ["--training_tokens", str(options.training_tokens)]
                 said(["train", "--architecture", "crosscoder", *TRAINED[kind], *sizes, *tokens])
-                ours[kind] = (SAE.load_from_disk(folder), figures(folder, []))
+                ours[kind] = told_nothing(folder)
             sae, expected = ours[kind]
             sae = without_input_bias(sae).requires_grad_(False)
             (at := Path(here, f"{number}", name)).mkdir(parents=True)

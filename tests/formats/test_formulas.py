@@ -5,8 +5,12 @@ import math
 
 import pytest
 import torch
+from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
+from sae_lens_poly import InputError
+from sae_lens_poly.formats.base import ReadingOptions
+from sae_lens_poly.formats.convert import PublicFormat
 from tests.formats.damaged import Copy
 from tests.formats.folders import CASES, Case
 
@@ -48,6 +52,47 @@ def test_gemma_scope_2_with_affine_skips(copy_of):
     )
     equal(load(copy)(x), expected)
     assert torch.equal(load(copy).encode(x), plain.encode(x))
+    # A cross-layer transcoder has the same files, and other hook points for its outputs.
+    clt = PublicFormat(ReadingOptions(format="gemma_scope_2_clt"))
+    clt = SAE.load_from_disk(copy.folder, converter=clt).to(dtype=torch.float64)
+    stacked = torch.cat([x, torch.zeros_like(x)], dim=1)
+    equal(clt(stacked)[:, 24:], expected)
+    assert clt.cfg.skips == "0>4;1>5;2>6;3>7"
+
+
+def test_names_of_a_compiled_module(copy_of):
+    copy = copy_of("dictionary_learning_crosscoder/batchtopk_pt")
+    x = drawn(9, 18).double()
+    expected = load(copy).encode(x)
+    copy.change(lambda tensors: {f"_orig_mod.{k}": v for k, v in tensors.items()})
+    assert torch.equal(load(copy).encode(x), expected)
+
+
+def test_llamascopium_saved_by_torch(copy_of):
+    copy = copy_of("llamascopium/clt_relu_inference")
+    x = drawn(9, 36).double()
+    expected = load(copy).encode(x)
+    torch.save({"sae": load_file(copy.weights), "version": "2"}, copy.folder / "sae_weights.pt")
+    copy.weights.unlink()
+    assert torch.equal(load(copy).encode(x), expected)
+    (copy.folder / "sae_weights.pt").unlink()
+    (copy.folder / "sae_weights.dcp").mkdir()
+    (copy.folder / "sae_weights.dcp" / "0.distcp").write_bytes(b"")
+    with pytest.raises(InputError, match="saved as safetensors"):
+        load(copy)
+
+
+def test_a_latent_that_writes_nothing_is_never_active(copy_of):
+    copy = copy_of("dictionary_learning_crosscoder/batchtopk_pt")
+
+    def change(tensors):
+        tensors["decoder.weight"][:, 3] = 0
+        return tensors
+
+    copy.change(change)
+    sae = load(copy)
+    assert not sae.encode(100 * drawn(500, 18).double())[:, 3].any()
+    assert sae.threshold.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [1, 2, 4])
