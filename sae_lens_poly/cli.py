@@ -21,6 +21,7 @@ COMMANDS = (
     "upload",
     "compare",
     "export",
+    "convert",
     "cache",
 )
 
@@ -34,6 +35,7 @@ usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
        {PROGRAM} cache DIR          store activations, to train on them many times
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
+       {PROGRAM} convert FROM TO    a dictionary of another package as one of ours
        {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
