@@ -3,7 +3,7 @@
 import pytest
 
 from sae_lens_poly import InputError
-from sae_lens_poly.architectures.crosscoders.hook_structure import HookStructure
+from sae_lens_poly.architectures.crosscoders.hook_structure import make_structure
 from sae_lens_poly.cli import main
 from sae_lens_poly.training.flags import build_config, read_run
 from sae_lens_poly.training.presets import PRESETS
@@ -15,9 +15,10 @@ def groups(*flags):
     """Names of the hook points that each group of latents reads and writes."""
     cfg = build_config([*CLT, *flags])
     names = cfg.hook_name.replace(" ", "").split(",")
-    structure = HookStructure.from_config(cfg.sae)
+    sae = cfg.sae
+    structure = make_structure(sae.structure, sae.reads, sae.writes, sae.n_hooks, sae.d_sae)
     return [
-        ([names[hook] for hook in of.reads], [names[hook] for hook in of.writes])
+        ([names[hook] for hook in of.reads], sorted(names[hook] for hook in of.writes))
         for of in structure.groups
     ]
 
