@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.constraints import Constraint, Flag, read_value
@@ -18,6 +18,7 @@ from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
 from sae_lens_poly.training.flag_table import OF_COMMAND, FlagTable, flag_table
+from sae_lens_poly.training.presets import PRESETS
 from sae_lens_poly.training.settings import check_run
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ def read_run(flags: Sequence[str]) -> dict[str, Any]:
             against another.
     """
     words, table = split_words(flags), flag_table()
-    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
-    architecture = read_value("architecture", named, table.run["architecture"])
+    architecture = _architecture(words, table)
     known = table.of(architecture)
     given = {}
     for name, values in words.items():
@@ -99,14 +99,25 @@ def print_help(flags: Sequence[str]) -> None:
     register()
     table = flag_table()
     words = split_words([flag for flag in flags if flag not in ("-h", "--help")])
-    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
-    architecture = read_value("architecture", named, table.run["architecture"])
+    architecture = _architecture(words, table)
     with contextlib.suppress(SystemExit):
         parse_sae_lens_flags(["--architecture", architecture, "--help"])
     print("\nWhere a flag is not given, train takes:")
-    for name, value in with_defaults({}, architecture, table.of(architecture)).items():
-        if name != "d_in":  # the model's
+    preset = {name: words[name][0] for name in ("preset",) if name in words}
+    for name, value in with_defaults(preset, architecture, table.of(architecture)).items():
+        if name not in ("d_in", "preset"):  # the width is the model's
             print(f"  --{name} {value}")
+
+
+def _architecture(words: Mapping[str, list[str]], table: FlagTable) -> str:
+    """What is to be trained: as a flag says, else as the preset does, else the default."""
+    beneath = RUN_DEFAULTS
+    if "preset" in words:
+        beneath = (
+            beneath | PRESETS[read_value("preset", words["preset"], table.run["preset"])].FLAGS
+        )
+    named = words.get("architecture", [beneath["architecture"]])
+    return read_value("architecture", named, table.run["architecture"])
 
 
 def split_words(flags: Sequence[str]) -> dict[str, list[str]]:
@@ -146,9 +157,12 @@ def with_defaults(
         architecture: Of the dictionary that is trained.
         known: The flags that it takes.
     """
-    settings = {"architecture": architecture, **RUN_DEFAULTS}
+    preset = PRESETS.get(given.get("preset", ""))
+    settings = {**RUN_DEFAULTS, "architecture": architecture}
     if "n_hooks" not in known:
         settings["hook_name"] = SINGLE_HOOK_NAME
+    if preset is not None:
+        settings |= _of_preset(preset.FLAGS, given, architecture, known)
     settings |= given
     model_name = settings["model_name"]
     n_hooks = len(expand_hook_names(settings["hook_name"])) * len(split_model_names(model_name))
@@ -171,6 +185,8 @@ def with_defaults(
             128, -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
         ),
     }
+    if preset is not None:
+        beneath |= preset.fitted(settings, n_steps)
     if "n_hooks" in known:
         beneath["n_hooks"] = n_hooks
     if "k" in known:
@@ -181,6 +197,23 @@ def with_defaults(
             f"{n_hooks} hook points with model_name={model_name!r}: leave n_hooks out"
         )
     return {**beneath, **settings}
+
+
+def _of_preset(
+    flags: Mapping[str, Any], given: Mapping[str, Any], architecture: str, known: Collection[str]
+) -> dict[str, Any]:
+    """What a preset sets, if the dictionary has such flags.
+
+    Raises:
+        InputError: If it has not.
+    """
+    for name in flags:
+        if name not in known:
+            raise InputError(
+                f"preset={given['preset']!r} sets {name}, which architecture={architecture!r} has "
+                f"not: leave architecture out, or take {flags['architecture']!r}"
+            )
+    return {**flags, "architecture": architecture}
 
 
 def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
