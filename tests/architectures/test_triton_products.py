@@ -3,13 +3,10 @@
 Without a GPU they run under Triton's interpreter (tests/conftest.py).
 """
 
-import sys
-
 import pytest
 import torch
 
-from sae_lens_poly.architectures import kernels
-from sae_lens_poly.architectures.kernels import sparse_code
+from sae_lens_poly.architectures.kernels import sparse_code, triton_products
 from sae_lens_poly.errors import InputError
 from tests.architectures.test_bfloat16 import a_pattern, relative_error
 
@@ -58,8 +55,6 @@ def test_nothing_active_gives_zeros(by_triton):
 
 
 def test_without_triton_it_is_said(monkeypatch):
-    name = "sae_lens_poly.architectures.kernels.triton_products"
-    monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delattr(kernels, "triton_products", raising=False)
+    monkeypatch.setattr(triton_products, "triton", None)
     with pytest.raises(InputError, match="pip install triton"):
         sparse_code.use_triton(device="cpu")

@@ -50,10 +50,10 @@ def use_triton(on: bool = True, device: str = "cuda") -> None:
     _other_entries.pop(device, None)
     if not on:
         return
-    try:
-        from sae_lens_poly.architectures.kernels import triton_products
-    except ImportError:
-        raise InputError("use_triton: there is no triton here: pip install triton") from None
+    from sae_lens_poly.architectures.kernels import triton_products  # which takes a while
+
+    if triton_products.triton is None:
+        raise InputError("use_triton: there is no triton here: pip install triton")
     _other_weighted_sums[device] = triton_products.weighted_sums
     _other_entries[device] = triton_products.entries_of_product
 

@@ -1,6 +1,6 @@
 """The products of :mod:`~sae_lens_poly.architectures.kernels.sparse_code` as Triton kernels.
 
-Sums are in float32, or in float64 for float64. Importing this needs triton.
+Sums are in float32, or in float64 for float64. Without triton they cannot be called.
 """
 
 from __future__ import annotations
@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # `use_triton` says so
+    triton = tl = None
+
+_jit: Any = (lambda kernel: kernel) if triton is None else triton.jit
 
 _BLOCK = 256
 
 
-@triton.jit
+@_jit
 def _weighted_sums(
     out: Any,
     index: Any,
@@ -37,7 +43,7 @@ def _weighted_sums(
     tl.store(out + bag * m + columns, total, mask=inside)
 
 
-@triton.jit
+@_jit
 def _entries_of_product(
     out: Any,
     rows: Any,
