@@ -47,6 +47,11 @@ class CrosscoderReplacement:
                 f"encoder_score={crosscoder.cfg.encoder_score!r} is no linear function of its "
                 "input, and edges of a graph are: take a crosscoder of 'inner_product'"
             )
+        if crosscoder.polynomial is not None and crosscoder.polynomial.homogeneous:
+            raise InputError(
+                "homogeneous=True divides what a pair of latents adds by the size of the whole "
+                "code, and edges of a graph are of pairs alone: take a crosscoder without it"
+            )
         names = list(hook_names or crosscoder.cfg.metadata.hook_names or [])
         if len(names) != crosscoder.n_hooks:
             raise InputError(

@@ -343,8 +343,8 @@ def _direction_cosine(sae: SAE[Any], live: torch.Tensor) -> float | None:
 
 
 def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | None:
-    interact = isinstance(sae, PolynomialDictionary) and sae.polynomial is not None
-    if not interact or sae.cfg.decoder != "interactions":
+    terms = sae.polynomial if isinstance(sae, PolynomialDictionary) else None
+    if terms is None or terms.homogeneous or sae.cfg.decoder != "interactions":
         return None
     return CoOccurrence(random_pairs(sae.cfg.d_sae, settings.n_pairs, settings.seed))
 

@@ -161,7 +161,7 @@ def write_tracer_config(sae: SAE[Any], of: Layers, kind: str, folder: Path) -> N
         "feature_input_hook": of.read,
         "feature_output_hook": of.written,
     }
-    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
 def _named(tensors: dict[str, torch.Tensor], layer: int) -> dict[str, torch.Tensor]:
