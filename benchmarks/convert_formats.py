@@ -242,11 +242,15 @@ def told_nothing(folder: Path) -> tuple[Crosscoder, dict[str, Any]]:
 
 @torch.no_grad()
 def compare(one: Crosscoder, other: Crosscoder) -> tuple[float, float]:
-    """Largest differences of codes and reconstructions, as shares of the largest number."""
+    """Largest differences of codes and reconstructions, as shares of the largest number.
+
+    Reconstructions where latents write: of the other hook points ours has a mean, theirs has none.
+    """
     model = load_stacked_model(MODEL, one.cfg.metadata.hook_name)
     tokens = torch.randint(4096, (4, 128), generator=torch.Generator().manual_seed(0))
     x = model.gather(tokens).flatten(0, -2)
-    pairs = [(sae.encode(x), sae(x)) for sae in (one, other)]
+    written = list(one.written_hooks)
+    pairs = [(sae.encode(x), sae.per_hook(sae(x))[:, written]) for sae in (one, other)]
     codes, outputs = ((a - b).abs().max() / a.abs().max() for a, b in zip(*pairs, strict=True))
     return float(codes), float(outputs)
 
