@@ -258,6 +258,7 @@ def compare(one: Crosscoder, other: Crosscoder) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--training_tokens", type=int, default=100_000)
+    parser.add_argument("--only", nargs="+", choices=TRAINED, default=list(TRAINED))
     options = parser.parse_args()
     print(
         f"{'dictionary':20}{'format':26}{'codes':>10}{'output':>10}{'EV ours':>10}"
@@ -267,6 +268,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as here:
         ours: dict[str, tuple[Crosscoder, dict[str, Any]]] = {}
         for number, (kind, name, write) in enumerate(WRITTEN):
+            if kind not in options.only:
+                continue
             if kind not in ours:
                 folder = Path(here, f"trained-{number}")
                 sizes = ["--d_sae", "768", "--k", "16", "--output_path", str(folder)]
