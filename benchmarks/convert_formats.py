@@ -242,11 +242,15 @@ def told_nothing(folder: Path) -> tuple[Crosscoder, dict[str, Any]]:
 
 @torch.no_grad()
 def compare(one: Crosscoder, other: Crosscoder) -> tuple[float, float]:
-    """Largest differences of codes and reconstructions, as shares of the largest number."""
+    """Largest differences of codes and reconstructions, as shares of the largest number.
+
+    Reconstructions where latents write: of the other hook points ours has a mean, theirs has none.
+    """
     model = load_stacked_model(MODEL, one.cfg.metadata.hook_name)
     tokens = torch.randint(4096, (4, 128), generator=torch.Generator().manual_seed(0))
     x = model.gather(tokens).flatten(0, -2)
-    pairs = [(sae.encode(x), sae(x)) for sae in (one, other)]
+    written = list(one.written_hooks)
+    pairs = [(sae.encode(x), sae.per_hook(sae(x))[:, written]) for sae in (one, other)]
     codes, outputs = ((a - b).abs().max() / a.abs().max() for a, b in zip(*pairs, strict=True))
     return float(codes), float(outputs)
 
@@ -254,6 +258,7 @@ def compare(one: Crosscoder, other: Crosscoder) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--training_tokens", type=int, default=100_000)
+    parser.add_argument("--only", nargs="+", choices=TRAINED, default=list(TRAINED))
     options = parser.parse_args()
     print(
         f"{'dictionary':20}{'format':26}{'codes':>10}{'output':>10}{'EV ours':>10}"
@@ -263,6 +268,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as here:
         ours: dict[str, tuple[Crosscoder, dict[str, Any]]] = {}
         for number, (kind, name, write) in enumerate(WRITTEN):
+            if kind not in options.only:
+                continue
             if kind not in ours:
                 folder = Path(here, f"trained-{number}")
                 sizes = ["--d_sae", "768", "--k", "16", "--output_path", str(folder)]
