@@ -178,15 +178,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("", (29, 146)),
-        ("--training_tokens 10240", (0, 2)),
-        ("--lr_warm_up_steps 580", (580, 2)),
-        ("--lr_decay_steps 585", (0, 585)),
-        ("--lr_decay_steps 580", (2, 580)),
-        ("--lr_scheduler_name cosineannealing", (29, 146)),
-        ("--lr_scheduler_name cosineannealing --lr_end 0", (29, 0)),
-        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 500", (500, 42)),
-        ("--lr_end 0", (29, 146)),
+        ("", (48, 244)),
+        ("--training_tokens 10240", (1, 5)),
+        ("--lr_warm_up_steps 971", (971, 2)),
+        ("--lr_decay_steps 976", (0, 976)),
+        ("--lr_decay_steps 971", (2, 971)),
+        ("--lr_scheduler_name cosineannealing", (48, 244)),
+        ("--lr_scheduler_name cosineannealing --lr_end 0", (48, 0)),
+        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 900", (900, 38)),
+        ("--lr_end 0", (48, 244)),
     ],
 )
 def test_the_default_schedule_makes_room_for_what_is_given(flags, expected):
