@@ -54,6 +54,7 @@ from sae_lens_poly.training.fine_tuning import (
     with_terms,
 )
 from sae_lens_poly.training.finite_loss import DivergedRun, LossWatch
+from sae_lens_poly.training.fused_adam import fuse_
 from sae_lens_poly.training.old_moments import transpose_old_moments_
 from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
@@ -218,6 +219,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             transpose_old_moments_(dict(moments), self.sae, cfg.resume_from_checkpoint)
         if self._is_prolonged:
             plan_again(trainer)
+        fuse_(trainer.optimizer)
         watch = LossWatch(trainer)
 
         def before_saving() -> None:
