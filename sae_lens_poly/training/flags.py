@@ -24,20 +24,20 @@ from sae_lens_poly.training.settings import check_run
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
 
-#: What train takes where the user gives no flag: the embedded default.
+#: What train takes where the user gives no flag: the embedded default (benchmarks/recipe.py).
 RUN_DEFAULTS: dict[str, Any] = {
     "architecture": "poly_crosscoder",
     "model_name": EMBEDDED_MODEL_NAME,
     "dataset_path": EMBEDDED_DATASET_NAME,
     "hook_name": "blocks.{0..5}.hook_resid_post",
-    "training_tokens": 600_000,
-    "train_batch_size_tokens": 1024,
+    "training_tokens": 500_000,
+    "train_batch_size_tokens": 512,
     "context_size": 256,
     "store_batch_size_prompts": 16,
     "exclude_special_tokens": True,
     "is_dataset_tokenized": False,
     "d_sae": 2048,
-    "lr": 0.001,
+    "lr": 0.002,
     "output_path": "output",
     "log_to_wandb": False,
     "verbose": False,

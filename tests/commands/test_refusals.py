@@ -209,5 +209,5 @@ def test_help_lists_flags_and_what_train_sets(capsys):
     assert main(["train", "--architecture", "topk", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--lr_scheduler_name" in said
-    assert "--training_tokens 600000" in said
+    assert "--training_tokens 500000" in said
     assert Path("output").name in said
