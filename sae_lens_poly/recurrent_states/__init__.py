@@ -2,7 +2,7 @@
 
 from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, scan
 from sae_lens_poly.recurrent_states.interventions import Change, changed_run, kl_divergences
-from sae_lens_poly.recurrent_states.reached_layers import delta_layers, replaced_scan
+from sae_lens_poly.recurrent_states.reached_layers import delta_layers, reached, scanned_layers
 from sae_lens_poly.recurrent_states.read_out import decay_only_shift, read_out_shift
 
 __all__ = [
@@ -13,7 +13,8 @@ __all__ = [
     "decay_only_shift",
     "delta_layers",
     "kl_divergences",
+    "reached",
     "read_out_shift",
-    "replaced_scan",
     "scan",
+    "scanned_layers",
 ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from sae_lens_poly.constraints import Choice, Number, check_fields
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, scan
-from sae_lens_poly.recurrent_states.reached_layers import replaced_scan
+from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, scan
+from sae_lens_poly.recurrent_states.reached_layers import check_read_out, reached
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,16 @@ class Change:
         check_fields(self, {"scale": Choice("natural", "matched")})
 
     def __call__(self, at: int, write: torch.Tensor) -> torch.Tensor:
-        """The writes (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
+        """The write (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
         if at != self.position:
             return write
-        native = write[:, self.head]
-        put = torch.zeros_like(native)
-        if self.atom is not None:
-            put = self.atom.to(native).expand_as(native)
-            if self.scale == "matched":
-                size = torch.linalg.matrix_norm(native, keepdim=True)
-                put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
-        changed = write.clone()
-        changed[:, self.head] = put
-        return changed
+        if self.atom is None:
+            return torch.zeros_like(write)
+        put = self.atom.to(write).expand_as(write)
+        if self.scale == "matched":
+            size = torch.linalg.matrix_norm(write, keepdim=True)
+            put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
+        return put
 
 
 @torch.no_grad()
@@ -70,7 +67,7 @@ def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch
             f"position={change.position} is not in a text of {tokens.shape[1]} tokens: lower it"
         )
 
-    def run(layer: int, inputs: DeltaInputs, initial: Any) -> Scanned:
+    def at_layer(number: int, inputs: DeltaInputs, own: torch.Tensor) -> torch.Tensor:
         n_heads, shape = inputs.v.shape[2], (inputs.k.shape[-1], inputs.v.shape[-1])
         if change.head >= n_heads:
             raise InputError(f"head={change.head} is not one of the {n_heads} heads of the layer")
@@ -79,9 +76,14 @@ def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch
                 f"an atom of shape {tuple(change.atom.shape)} cannot take the place of a write of "
                 f"shape {shape}"
             )
-        return scan(inputs, initial, change)
+        out = scan(inputs.of_heads([change.head]), edit=change).out[:, :, 0]
+        before = slice(change.position)
+        check_read_out(number, out[:, before], own[:, before, change.head])
+        new = own.clone()
+        new[:, change.position :, change.head] = out[:, change.position :].to(own.dtype)
+        return new
 
-    with replaced_scan(model, {change.layer}, run):
+    with reached(model, [change.layer], at_layer):
         return model(tokens, use_cache=False).logits
 
 

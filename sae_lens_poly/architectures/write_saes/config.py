@@ -42,7 +42,7 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
     ``decoder_weights`` and their ranks follow from these fields:
 
     Args:
-        d_k (int): Number of rows of a state: the width of a key.
+        d_k (int): Number of rows of a state: the width of a key. The command line fills it in.
         rank (int): Rank r of a latent's matrix ``sum_r v_ir w_ir^T``.
         encoder (str): ``bilinear``: a latent reads ``sum_r V_ir^T S W_ir`` with vectors of its own.
             ``dense``: it reads every entry by a weight of its own. (The paper has both.)
