@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sae_lens_poly.constraints import Choice, Number, check_fields
+from sae_lens_poly.constraints import Choice, Flag, Number, check_fields
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, scan
 from sae_lens_poly.recurrent_states.reached_layers import check_read_out, reached
@@ -22,8 +22,10 @@ class Change:
         layer: Number of the layer.
         head: Of its value head.
         position: Of the token.
-        atom: Matrix (d_k, d_v) that takes the write's place; None: the write is deleted.
+        atom: Matrix (d_k, d_v) that takes the write's place, or one for each text,
+            (batch, d_k, d_v); None: the write is deleted.
         scale: ``natural``: the atom as it is given. ``matched``: with the write's Frobenius norm.
+        adds: Whether the atom is added to the write, and does not take its place.
     """
 
     layer: int
@@ -31,11 +33,12 @@ class Change:
     position: int
     atom: torch.Tensor | None = None
     scale: Literal["natural", "matched"] = "natural"
+    adds: bool = False
 
     def __post_init__(self) -> None:
         whole = Number(at_least=0, whole=True)
         check_fields(self, {"layer": whole, "head": whole, "position": whole})
-        check_fields(self, {"scale": Choice("natural", "matched")})
+        check_fields(self, {"scale": Choice("natural", "matched"), "adds": Flag()})
 
     def __call__(self, at: int, write: torch.Tensor) -> torch.Tensor:
         """The write (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
@@ -43,11 +46,12 @@ class Change:
             return write
         if self.atom is None:
             return torch.zeros_like(write)
-        put = self.atom.to(write).expand_as(write)
+        put = self.atom.to(write)
+        put = (put[:, None] if put.ndim == 3 else put).expand_as(write)
         if self.scale == "matched":
             size = torch.linalg.matrix_norm(write, keepdim=True)
             put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
-        return put
+        return write + put if self.adds else put
 
 
 @torch.no_grad()
@@ -71,7 +75,8 @@ def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch
         n_heads, shape = inputs.v.shape[2], (inputs.k.shape[-1], inputs.v.shape[-1])
         if change.head >= n_heads:
             raise InputError(f"head={change.head} is not one of the {n_heads} heads of the layer")
-        if change.atom is not None and tuple(change.atom.shape) != shape:
+        shapes = (shape, (len(tokens), *shape))
+        if change.atom is not None and tuple(change.atom.shape) not in shapes:
             raise InputError(
                 f"an atom of shape {tuple(change.atom.shape)} cannot take the place of a write of "
                 f"shape {shape}"

@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.constraints import Constraint, Flag, read_value
-from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded import (
+    EMBEDDED_DATASET_NAME,
+    EMBEDDED_MODEL_NAME,
+)
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
