@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.skips import decode_from
 from sae_lens_poly.errors import InputError
 
 #: Upper ends of the ranges of the relative decoder norm, and what latents in them are called.
@@ -81,7 +82,7 @@ class LatentScaling:
         """Add activations (n, d_in), as the crosscoder takes them."""
         x = x.to(self.sae.device, self.sae.dtype)
         z = self.sae.encode(x)
-        x_hat = self.sae.decode(z).to(self.dtype)
+        x_hat = decode_from(self.sae, z, x).to(self.dtype)
         z = z.to(self.dtype)
         self.squares += z.cpu().double().square().sum(dim=0)
         self.error += z.T @ (x - x_hat)

@@ -41,6 +41,10 @@ class PolynomialFields:
         code_limit (float | None): Bound on what is raised to a power, in units of its root mean
             square on the first batch: on the norm of the projected code, or on each latent of
             ``powers``. None: none.
+        homogeneous (bool): Whether a term of degree i is divided by the (i - 1)th power of the
+            size of the code on its token (the root mean square of what is raised to a power), so
+            that terms grow in proportion to the code; there is no bound then, and pairs of
+            latents have no strength of their own.
     """
 
     decoder: str = "interactions"
@@ -50,6 +54,7 @@ class PolynomialFields:
     rank_3: int | None = None
     self_terms: bool = True
     code_limit: float | None = CODE_LIMIT
+    homogeneous: bool = False
 
     #: Ranks that are not given, and degrees that the architecture takes.
     DEFAULT_RANK: ClassVar[int] = 32
@@ -62,6 +67,7 @@ class PolynomialFields:
         "rank_3": Number(at_least=1, whole=True, optional=True),
         "self_terms": Flag(),
         "code_limit": Number(above=0, optional=True),
+        "homogeneous": Flag(),
     }
 
     @classmethod

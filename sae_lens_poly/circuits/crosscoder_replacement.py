@@ -47,21 +47,29 @@ class CrosscoderReplacement:
                 f"encoder_score={crosscoder.cfg.encoder_score!r} is no linear function of its "
                 "input, and edges of a graph are: take a crosscoder of 'inner_product'"
             )
+        if crosscoder.polynomial is not None and crosscoder.polynomial.homogeneous:
+            raise InputError(
+                "homogeneous=True divides what a pair of latents adds by the size of the whole "
+                "code, and edges of a graph are of pairs alone: take a crosscoder without it"
+            )
         names = list(hook_names or crosscoder.cfg.metadata.hook_names or [])
         if len(names) != crosscoder.n_hooks:
             raise InputError(
                 f"the crosscoder has {crosscoder.n_hooks} hook points and {len(names)} are named: "
                 "give hook_names"
             )
-        reads = crosscoder.W_enc_per_hook.detach().abs().amax(dim=1).T > 0  # (d_sae, n_hooks)
+        reads = crosscoder.encoder_weights.norms().detach() > 0  # (d_sae, n_hooks)
         writes = crosscoder.decoder_norms().detach() > 0
         outputs = [number for number, name in enumerate(names) if _OUTPUT.fullmatch(name)]
         inputs = [number for number in range(len(names)) if number not in outputs]
         _check(reads, writes, names, inputs, outputs)
         self.crosscoder = crosscoder
-        self.skips = {}
         self._inputs = sorted(inputs, key=lambda number: layer_of(names[number]))
         self._outputs = sorted(outputs, key=lambda number: layer_of(names[number]))
+        self.skips = {
+            (self._inputs.index(read), self._outputs.index(write)): matrix.detach()
+            for (read, write), matrix in zip(crosscoder.skip_pairs, crosscoder.skips, strict=True)
+        }
         self.read_hooks = [names[number] for number in self._inputs]
         self.write_hooks = [names[number] for number in self._outputs]
         self.read_of = reads[:, self._inputs].int().argmax(dim=-1)
@@ -79,8 +87,9 @@ class CrosscoderReplacement:
 
     def encoder_vectors(self, latents: torch.Tensor) -> torch.Tensor:
         """Encoder vectors (n, d_model) of latents (n,)."""
-        inputs = torch.tensor(self._inputs, device=latents.device)
-        return self.crosscoder.W_enc_per_hook.detach()[inputs[self.read_of[latents]], :, latents]
+        vectors = self.crosscoder.encoder_weights.vectors(latents).detach()
+        inputs = torch.tensor(self._inputs, device=latents.device)[self.read_of[latents]]
+        return self.crosscoder.per_hook(vectors)[torch.arange(len(latents)), inputs]
 
     def parts(self, code: torch.Tensor) -> Parts:
         """What the active latents of one token, and pairs of them, write."""

@@ -12,7 +12,10 @@ from typing import Any
 
 from sae_lens_poly.comparison.arms import Comparison
 from sae_lens_poly.comparison.figure import save_figure
+from sae_lens_poly.comparison.frontier import frontier, save_picture
+from sae_lens_poly.comparison.frontier import markdown as frontier_markdown
 from sae_lens_poly.comparison.table import first_of, markdown, plain
+from sae_lens_poly.training.flags import RUN_DEFAULTS
 from sae_lens_poly.whole_files import whole_file, write_json, write_text
 
 _PACKAGES = ("sae-lens-poly", "sae-lens", "transformer-lens", "torch", "scikit-learn")
@@ -25,7 +28,7 @@ def save_results(
     seeds: Sequence[int],
     command: str,
 ) -> str:
-    """Write ``table.md``, ``table.json`` and ``figure.png``.
+    """Write ``table.md``, ``table.json``, ``figure.png`` and, with arms over k, ``frontier.png``.
 
     Args:
         comparison: What was compared.
@@ -50,7 +53,8 @@ def save_results(
         "",
         f"`{command}`, {datetime.date.today().isoformat()}; {machine}; {versions}.",
         "",
-        f"{comparison.training_tokens:,} training tokens, {len(seeds)} seed(s); means over seeds ± "
+        f"{comparison.training_tokens:,} training tokens in batches of {_batches(comparison)}, "
+        f"{len(seeds)} seed(s); means over seeds ± "
         "their standard error. Reconstruction on "
         f"{first['n_tokens']:,} held-out tokens, splices on {first['n_tokens_spliced']:,} of them.",
         "",
@@ -61,7 +65,9 @@ def save_results(
         "",
         "",
     ]
-    text = "\n".join(header) + markdown(evaluations)
+    over_k = frontier(comparison, evaluations)
+    text = "\n".join(header) + frontier_markdown(over_k) + ("\n" if over_k else "")
+    text += markdown(evaluations)
     write_text(output / "table.md", text)
     content = {
         "comparison": comparison.name,
@@ -76,8 +82,18 @@ def save_results(
         "settings": found["settings"],
         "arms": {arm.name: {**arm.flags, "separate": arm.separate} for arm in comparison.arms},
         "tables": plain(evaluations),
+        "frontier": over_k,
     }
     write_json(output / "table.json", content)
     with whole_file(output / "figure.png") as unfinished:
         save_figure(evaluations, unfinished)
+    if over_k:
+        with whole_file(output / "frontier.png") as unfinished:
+            save_picture(over_k, unfinished)
     return text
+
+
+def _batches(comparison: Comparison) -> str:
+    sizes = {int(arm.flags.get("train_batch_size_tokens", 0)) for arm in comparison.arms}
+    default = int(RUN_DEFAULTS["train_batch_size_tokens"])
+    return " or ".join(f"{size or default:,}" for size in sorted(sizes))

@@ -100,6 +100,7 @@ def _reconstruction() -> list[Column]:
         _column("explained variance", 4, "pooled", "explained_variance"),
         _column("linear only", 4, "pooled", "explained_variance_linear"),
         _column("MSE, normalised", 2, "pooled", "mse_normalised"),
+        Column("MSE, raw", lambda e: sum(h["mse"] for h in e["per_hook"].values()), 2),
         _column("cosine", 4, "pooled", "cosine"),
         Column("L0 at a hook point", lambda e: mean(h["l0"] for h in e["per_hook"].values()), 1),
         Column("latents", lambda e: e["d_sae"], 0),

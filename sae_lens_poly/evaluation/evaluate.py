@@ -21,6 +21,7 @@ from sae_lens_poly.analysis.interactions import (
 )
 from sae_lens_poly.analysis.profiles import decoder_profile, direction_cosines
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.skips import decode_from
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.circuits.crosscoder_replacement import CrosscoderReplacement
 from sae_lens_poly.errors import InputError
@@ -214,7 +215,7 @@ def evaluate_dictionary(
         x = model.gather(tokens)[keep]
         sae_in = x.to(sae.device, sae.dtype)
         z = sae.encode(sae_in)
-        x_hat = sae.decode(z)
+        x_hat = decode_from(sae, z, sae_in)
         terms = _degree_terms(sae, sae_in, z, x_hat)
         stacked = (-1, n_hooks, model.d_model)
         x, x_hat = (at.to(x).view(stacked)[:, written] for at in (x, x_hat))
@@ -342,8 +343,8 @@ def _direction_cosine(sae: SAE[Any], live: torch.Tensor) -> float | None:
 
 
 def _pairs_of(sae: SAE[Any], settings: EvaluationSettings) -> CoOccurrence | None:
-    interact = isinstance(sae, PolynomialDictionary) and sae.polynomial is not None
-    if not interact or sae.cfg.decoder != "interactions":
+    terms = sae.polynomial if isinstance(sae, PolynomialDictionary) else None
+    if terms is None or terms.homogeneous or sae.cfg.decoder != "interactions":
         return None
     return CoOccurrence(random_pairs(sae.cfg.d_sae, settings.n_pairs, settings.seed))
 

@@ -28,7 +28,7 @@ from torch import nn
 RUNGS = ("linear", "ours", "curves", "pairs", "quadratic", "mlp")
 
 #: Tokens that the rungs are fitted on where nothing else is said.
-HEADROOM_TOKENS = 50_000
+HEADROOM_TOKENS = 20_000
 
 #: Of activations that are kept; a wider stack of hook points is fitted on fewer tokens.
 MOST_BYTES = 2**30

@@ -13,6 +13,7 @@ from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata
 from typing_extensions import Self, override
 
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.skips import refuse_skips
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import hook_number
 from sae_lens_poly.models.one_hook_point import OneHookPoint
@@ -63,6 +64,7 @@ class HookPointView(SAE[HookPointViewConfig]):
                 f"crosscoder: a {type(crosscoder).__name__} has no hook points to view: SAEs of "
                 "one hook point are taken as they are, a crosscoder in training after export"
             )
+        refuse_skips(crosscoder, "a view decodes")
         n_hooks, metadata = crosscoder.n_hooks, crosscoder.cfg.metadata
         names = list(metadata.hook_names or [f"hook point {i}" for i in range(n_hooks)])
         number = hook_number(hook, names)

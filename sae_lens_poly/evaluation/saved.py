@@ -13,6 +13,7 @@ from sae_lens.saes.sae import SAE
 from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.skips import decode_from
 from sae_lens_poly.dictionary_folder import check_dictionary, load_dictionary
 from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
 from sae_lens_poly.errors import InputError
@@ -142,7 +143,7 @@ def held_out_explained_variance(
     stacked = (-1, model.n_hooks, model.d_model)
     for tokens in data.batches:
         x = data.model.gather(tokens)[data.keep(tokens)].to(sae.device, sae.dtype)
-        x_hat = sae.decode(sae.encode(x))
+        x_hat = decode_from(sae, sae.encode(x), x)
         variance.update(x.view(stacked)[:, written], x_hat.view(stacked)[:, written])
     return variance.compute()[1]
 

@@ -43,7 +43,7 @@ class EvaluationSettings:
         n_probe_train: Examples that a probe is trained on at most, half of them positive.
         n_probe_test: Examples that it is tested on at most.
         n_headroom_tokens: Tokens after those of the batches that decoders of the same codes are
-            fitted on, to see what any could add; 0: none. The ``evaluate`` command takes 50,000
+            fitted on, to see what any could add; 0: none. The ``evaluate`` command takes 20,000
             where none are given. A text that ends earlier gives fewer.
         n_pairs: Random pairs of latents that interactions are correlated with co-occurrence over.
         seed: Of all draws.

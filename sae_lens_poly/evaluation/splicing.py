@@ -19,6 +19,7 @@ from sae_lens.saes.sae import SAE
 
 from sae_lens_poly.analysis.interactions import without_degrees
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.skips import decode_from
 from sae_lens_poly.architectures.polynomial_dictionary import PolynomialDictionary
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.attached import AttachedCrosscoder
@@ -328,9 +329,9 @@ def _reconstructions(
     decoded = {}
     # Encoded for each: SAELens' normalisation at run time is undone by decoding, once.
     if "clean" in kinds:
-        decoded["clean"] = sae.decode(sae.encode(x))
+        decoded["clean"] = decode_from(sae, sae.encode(x), x)
     if "linear" in kinds:
         with without_degrees(sae):
-            decoded["linear"] = sae.decode(sae.encode(x))
+            decoded["linear"] = decode_from(sae, sae.encode(x), x)
     keep = run.keep[..., None]
     return {kind: torch.where(keep, x_hat.to(run.x), run.x) for kind, x_hat in decoded.items()}

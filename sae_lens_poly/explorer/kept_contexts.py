@@ -48,7 +48,7 @@ class KeptContexts(nn.Module):
         """See the codes of a batch.
 
         Args:
-            z: Codes (batch, pos, d_sae).
+            z: Codes (batch, pos, d_sae); what is below 0 is kept as 0.
             peaks: Their maximum over positions, (batch, d_sae).
             priority: Of each context for each latent, (batch, d_sae); only what is above 0 counts.
             first: Number of the batch's first context.
@@ -57,7 +57,7 @@ class KeptContexts(nn.Module):
         latents = (priority > floor).any(dim=0).nonzero()[:, 0]
         # A slice at a time: early in a text every latent keeps every context.
         for part in latents.split(1024):
-            self._keep(z[..., part], peaks[:, part].T, priority[:, part].T, part, first)
+            self._keep(z.index_select(2, part), peaks[:, part].T, priority[:, part].T, part, first)
 
     def _keep(
         self,
@@ -73,7 +73,7 @@ class KeptContexts(nn.Module):
         where = position[..., None] + offsets
         inside = (where >= 0) & (where < n_positions)
         by_latent = z.permute(2, 0, 1)
-        window = by_latent.gather(2, where.clamp(0, n_positions - 1)) * inside
+        window = by_latent.gather(2, where.clamp(0, n_positions - 1)).relu_() * inside
         context = torch.arange(first, first + n_contexts, device=z.device)
         new = {
             "peak": peaks,

@@ -13,6 +13,7 @@ import torch
 from transformer_lens.hook_points import HookedRootModule
 
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
+from sae_lens_poly.architectures.crosscoders.skips import decode_from
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import HookFunction, StackedHooks, replace_activation
 
@@ -225,7 +226,7 @@ class AttachedCrosscoder:
         """
         x = x.to(self.crosscoder.device, self.crosscoder.dtype)
         z = self.crosscoder.encode(x)
-        per_hook, decoded = self.crosscoder.per_hook(x), _Decoded(self.crosscoder, z)
+        per_hook, decoded = self.crosscoder.per_hook(x), _Decoded(self.crosscoder, z, x)
         return {hook: self._at(hook, per_hook[..., hook, :], decoded) for hook in self.at}
 
     def _at(self, hook: int, x: torch.Tensor, decoded: _Decoded) -> torch.Tensor:
@@ -238,8 +239,8 @@ class AttachedCrosscoder:
 class _Decoded:
     """Reconstructions of one batch of codes, each set of edits decoded once for all hook points."""
 
-    def __init__(self, crosscoder: Crosscoder, z: torch.Tensor) -> None:
-        self.crosscoder, self.z = crosscoder, z
+    def __init__(self, crosscoder: Crosscoder, z: torch.Tensor, x: torch.Tensor) -> None:
+        self.crosscoder, self.z, self.x = crosscoder, z, x
         self.by_edits: dict[tuple[LatentEdit, ...], torch.Tensor] = {}
 
     def at(self, hook: int, edits: tuple[LatentEdit, ...] = ()) -> torch.Tensor:
@@ -248,7 +249,8 @@ class _Decoded:
             z = self.z
             for edit in edits:
                 z = edit.apply(z)
-            self.by_edits[edits] = self.crosscoder.per_hook(self.crosscoder.decode(z))
+            decoded = decode_from(self.crosscoder, z, self.x)
+            self.by_edits[edits] = self.crosscoder.per_hook(decoded)
         return self.by_edits[edits][..., hook, :]
 
 
@@ -276,8 +278,9 @@ class _CausalRun:
             seen = torch.tensor(self.seen, dtype=crosscoder.dtype, device=crosscoder.device)
             # The model may run in mixed precision; the dictionary does not.
             with torch.autocast(activation.device.type, enabled=False):
-                z = crosscoder.encode(self.x.to(crosscoder.device), seen)
-                decoded = _Decoded(crosscoder, z)
+                x = self.x.to(crosscoder.device, crosscoder.dtype)
+                z = crosscoder.encode(x, seen)
+                decoded = _Decoded(crosscoder, z, x)
                 new = self.attached._at(number, activation.to(z), decoded)
             return replace_activation(new, activation, hook, self.where)
 

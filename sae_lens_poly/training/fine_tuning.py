@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.saes.sae import TrainingSAE
+from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 
 from sae_lens_poly.dictionary_folder import check_dictionary, check_weights
 from sae_lens_poly.errors import InputError, first_line
@@ -33,6 +33,35 @@ def load_training_dictionary(folder: str | Path, device: str) -> TrainingSAE[Any
         ) from error
     check_weights(sae, Path(folder))
     return sae
+
+
+def with_terms(linear: TrainingSAE[Any], wanted: TrainingSAEConfig) -> TrainingSAE[Any]:
+    """A polynomial dictionary that is a linear one at its start, number for number.
+
+    Its terms above degree 1 write with zeros; their scale is taken from the first batch, as in
+    every run. What the two configs share is the linear dictionary's: :func:`check_given` says
+    where this run wants something else.
+
+    Args:
+        linear: A dictionary in training: ``crosscoder`` for ``poly_crosscoder``, and likewise for
+            SAELens' SAEs. One of any other architecture is returned as it is.
+        wanted: What the run trains.
+
+    Raises:
+        InputError: If the terms do not fit the linear dictionary.
+    """
+    saved, fields = linear.cfg.to_dict(), wanted.to_dict()
+    if fields["architecture"] != f"poly_{saved['architecture']}":
+        return linear
+    shared = {key: saved[key] for key in saved.keys() & fields.keys() - {"architecture"}}
+    polynomial = TrainingSAE.from_dict({**fields, **shared})
+    polynomial.cfg.metadata = linear.cfg.metadata
+    weights = linear.state_dict()
+    polynomial.process_state_dict_for_loading(weights)
+    missing, unknown = polynomial.load_state_dict(weights, strict=False)
+    assert all(name.startswith("polynomial.") for name in missing), missing
+    assert not unknown, unknown
+    return polynomial
 
 
 def check_given(

@@ -48,8 +48,13 @@ from sae_lens_poly.training.checkpoints import (
     is_prolonged,
     prolong,
 )
-from sae_lens_poly.training.fine_tuning import check_given, load_training_dictionary
+from sae_lens_poly.training.fine_tuning import (
+    check_given,
+    load_training_dictionary,
+    with_terms,
+)
 from sae_lens_poly.training.finite_loss import DivergedRun, LossWatch
+from sae_lens_poly.training.fused_adam import fuse_
 from sae_lens_poly.training.old_moments import transpose_old_moments_
 from sae_lens_poly.training.schedule import plan_again
 from sae_lens_poly.training.settings import check_runner_config
@@ -132,6 +137,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             cfg.checkpoint_path = mesh.first_text(cfg.checkpoint_path)
         if cfg.from_pretrained_path is not None and override_sae is None:
             override_sae = load_training_dictionary(cfg.from_pretrained_path, cfg.device)
+            override_sae = with_terms(override_sae, cfg.sae)
         if override_sae is not None:
             check_given(override_sae, cfg, model.hook_names)
             if cfg.resume_from_checkpoint is None:
@@ -213,6 +219,7 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             transpose_old_moments_(dict(moments), self.sae, cfg.resume_from_checkpoint)
         if self._is_prolonged:
             plan_again(trainer)
+        fuse_(trainer.optimizer)
         watch = LossWatch(trainer)
 
         def before_saving() -> None:

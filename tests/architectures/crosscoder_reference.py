@@ -128,6 +128,7 @@ class Reference:
             return out
         at = slice(hook * self.d, (hook + 1) * self.d)
         limit = terms.code_limit
+        homogeneous = terms.homogeneous
         if isinstance(terms, Interactions):
             V = terms.projection.V
             if isinstance(terms, CodeInteractions):
@@ -135,9 +136,11 @@ class Reference:
             else:
                 Q = self.W_dec.permute(2, 0, 1).reshape(self.F, -1) @ (terms.code_scale * V)
             a = z @ Q
-            held = (limit * terms.rank**0.5 / a.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(
-                max=1
-            )
+            held = torch.ones(len(z), 1, dtype=torch.double)
+            if not homogeneous:
+                bound = limit * terms.rank**0.5
+                held = (bound / a.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+            size = a.square().mean(1, keepdim=True).clamp_min(1e-24) ** 0.5
             for degree, rank in terms.ranks.items():
                 product = (a * held)[:, :rank] ** degree
                 if not terms.self_terms:
@@ -145,14 +148,20 @@ class Reference:
                     s1, s2, s3 = (own.pow(p).sum(1) for p in (1, 2, 3))
                     product = s1**2 - s2 if degree == 2 else s1**3 - 3 * s1 * s2 + 2 * s3
                 gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
+                if homogeneous:
+                    product = product / size ** (degree - 1)
                 out = out + gain * product @ terms.C[str(degree)][:, at]
         else:
-            u = (z * terms.code_scale).clamp(-limit, limit)
+            u = z * terms.code_scale
+            u = u if homogeneous else u.clamp(-limit, limit)
+            number = (u != 0).sum(1, keepdim=True).clamp_min(1)
+            size = (u.square().sum(1, keepdim=True) / number).clamp_min(1e-24) ** 0.5
             for degree in terms.ranks:
                 W = terms.A[str(degree)] @ terms.B[str(degree)][:, at]
                 rank = terms.ranks[degree]
                 gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
-                out = out + gain * u**degree @ W
+                powers = u**degree / size ** (degree - 1) if homogeneous else u**degree
+                out = out + gain * powers @ W
         return out
 
     def losses(self, x, seen, dead, coefficients):

@@ -33,6 +33,10 @@ DECODERS = {
         "rank_3": 3,
     },
 }
+DECODERS |= {
+    f"{name}, homogeneous": {**DECODERS[name], "homogeneous": True}
+    for name in ("interactions", "no self-terms", "powers")
+}
 STRUCTURES = {
     "acausal": {},
     "weakly_causal": {},

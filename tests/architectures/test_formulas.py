@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_lens_poly import TrainingCrosscoderConfig
+from sae_lens_poly import InputError, TrainingCrosscoderConfig
 from sae_lens_poly.architectures.crosscoders.hook_scales import HookScales
 from sae_lens_poly.architectures.decoders.interactions import (
     CodeInteractions,
@@ -215,6 +215,24 @@ def test_terms_start_at_zero_and_scale_codes_to_one(terms):
     raised = (z * module.code_scale)[z > 0]
     scaled = raised if terms is Powers else module.sums(z, z @ W_dec, None)
     assert scaled.pow(2).mean().sqrt().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["interactions", "powers"])
+@torch.no_grad()
+def test_homogeneous_terms_grow_in_proportion_to_the_code(variant):
+    sae = training_dictionary(variant, dtype="float64", homogeneous=True)
+    x = activations(16, dtype=torch.float64)
+    sae.initialise_from_batch_(x)
+    randomise(sae)
+    z = sae.encode(x)
+    z[0] = 0  # a token without a latent has no terms either
+    once, as_large = sae.degree_terms(z), sae.degree_terms(1000 * z)
+    for degree, term in once.items():
+        assert not term[0].any()
+        assert term[1:].any()
+        torch.testing.assert_close(as_large[degree], 1000 * term)
+    with pytest.raises(InputError, match="homogeneous=False"):
+        sae.pair_factors()
 
 
 @pytest.mark.parametrize("variant", ["interactions", "powers"])

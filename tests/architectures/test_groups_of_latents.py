@@ -54,3 +54,5 @@ def test_is_the_masked_product(sets, decoder, shape):
     torch.testing.assert_close(sae.decode(z), sum(terms.values()) + sae.b_dec)
     norms = W_dec.view(D_SAE, N_HOOKS, D_MODEL).norm(dim=-1)
     torch.testing.assert_close(sae.decoder_norms(), norms)
+    some = torch.tensor([D_SAE - 1, 0, 3])
+    assert torch.equal(sae.encoder_weights.vectors(some), W_enc.T[some])

@@ -27,7 +27,7 @@ def evaluation(ev, *, codes, causal=True, interactions=None):
     kinds = {"clean": ev - 0.1} | ({"causal": ev - 0.3} if causal else {})
     return {
         "per_hook": {
-            hook: {"explained_variance": ev + 0.01 * i, "l0": 3.0 + 2 * i}
+            hook: {"explained_variance": ev + 0.01 * i, "l0": 3.0 + 2 * i, "mse": ev + i}
             for i, hook in enumerate(HOOKS)
         },
         "pooled": {
@@ -95,6 +95,7 @@ def test_numbers(evaluations):
     means = {heading: cell["mean"] for heading, cell in reconstruction["apart"].items()}
     assert means["linear only"] == pytest.approx(1.9 / 3 - 0.2)
     assert means["MSE, normalised"] == pytest.approx(100 * (1 - 1.9 / 3))
+    assert means["MSE, raw"] == pytest.approx(2 * 1.9 / 3 + 1)
     assert means["L0 at a hook point"] == 4.0
     assert (means["latents"], means["dead"], means["dense"]) == (50, 0.1, 0.2)
     second = tables["Explained variance at each hook point"]["whole"]["second"]

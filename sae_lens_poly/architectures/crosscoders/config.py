@@ -13,8 +13,10 @@ from typing_extensions import Self, override
 from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
 from sae_lens_poly.architectures.crosscoders.atom_upkeep import AtomUpkeep
 from sae_lens_poly.architectures.crosscoders.old_fields import with_new_names
+from sae_lens_poly.architectures.crosscoders.skips import parse_skips
 from sae_lens_poly.architectures.crosscoders.stack import (
     STACK_CONSTRAINTS,
+    check_groups,
     check_stack,
     with_hook_names,
 )
@@ -22,7 +24,15 @@ from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.encoders import SCORES
 from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
-from sae_lens_poly.constraints import Choice, Constraint, Flag, Number, Registered, check_fields
+from sae_lens_poly.constraints import (
+    Choice,
+    Constraint,
+    Flag,
+    Number,
+    Registered,
+    Text,
+    check_fields,
+)
 from sae_lens_poly.errors import InputError
 
 
@@ -43,6 +53,10 @@ class CrosscoderConfig(JumpReLUSAEConfig):
         select_k (int | None): Where inference selects latents token by token, as TopK does: how
             many a token keeps. None: a latent is active where it exceeds its threshold.
         select_by (str): The sparsifier that selects them.
+        select_groups (int): Into how many ranges of equal size the latents are split, of each of
+            which ``select_k`` are kept.
+        skips (str | None): Affine skips, ``"0>2;1>3"``: what stands at hook point 0 is, times a
+            matrix of the dictionary, added to the reconstruction of hook point 2, and so on.
     """
 
     n_hooks: int = 1
@@ -56,6 +70,16 @@ class CrosscoderConfig(JumpReLUSAEConfig):
     encoder_score: str = "inner_product"
     select_k: int | None = None
     select_by: str = "topk"
+    select_groups: int = 1
+    skips: str | None = None
+
+    #: What the fields of inference may be.
+    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "select_k": Number(at_least=1, whole=True, optional=True),
+        "select_by": Registered(lambda: [n for n, s in SPARSIFIERS.items() if s.at_inference]),
+        "select_groups": Number(at_least=1, whole=True),
+        "skips": Text(optional=True),
+    }
 
     @override
     @classmethod
@@ -66,7 +90,9 @@ class CrosscoderConfig(JumpReLUSAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_stack(self)
-        check_fields(self, {"select_k": Number(at_least=1, whole=True, optional=True)})
+        check_fields(self, CrosscoderConfig.CONSTRAINTS)
+        check_groups(self)
+        parse_skips(self.skips, self.n_hooks)
 
     @property
     def k(self) -> int | None:
@@ -192,6 +218,10 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     aux_loss_coefficient: float | None = None
     k_aux: int | None = None
     export_dense: bool = False
+
+    #: What the inference dictionary has: training makes neither groups nor skips.
+    select_groups: ClassVar[int] = 1
+    skips: ClassVar[str | None] = None
 
     #: What fields may be, those of every sparsifier among them: a NaN is refused anywhere.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {

@@ -17,6 +17,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_poly.architectures.crosscoders.config import CrosscoderConfig
+from sae_lens_poly.architectures.crosscoders.skips import parse_skips, refuse_skips
 from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.architectures.encoders import hide
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
@@ -29,7 +30,8 @@ class Crosscoder(StackedDictionary):
     ``z = JumpReLU_theta(x W_enc + b_enc)``, ``x_hat = b_dec + z W_dec + sum_i y_i(z)``, where x
     holds the hook points end to end, (..., n_hooks * d_model). The scales of the hook points and
     the per-latent thresholds are folded into the weights. One that was trained with TopK keeps the
-    ``select_k`` highest ``score_weight * (x W_enc + b_enc)`` instead.
+    ``select_k`` highest ``score_weight * (x W_enc + b_enc)`` instead. Transcoders of other packages
+    may have affine skips; those need x to be decoded: :meth:`decode_with_skips`.
     """
 
     cfg: CrosscoderConfig
@@ -48,6 +50,9 @@ class Crosscoder(StackedDictionary):
             self.sparsifier = SPARSIFIERS[self.cfg.select_by](self.cfg, self.cfg.d_sae)
         else:
             self.threshold = nn.Parameter(torch.zeros(self.cfg.d_sae, **per_latent))
+        self.skip_pairs = parse_skips(self.cfg.skips, self.n_hooks)
+        square = (self.d_model, self.d_model)
+        self.skips = nn.ParameterList(torch.zeros(square, **per_latent) for _ in self.skip_pairs)
 
     @override
     def encode(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -73,6 +78,28 @@ class Crosscoder(StackedDictionary):
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
         """Reconstruct activations (..., d_in) from codes (..., d_sae), dense or sparse."""
         return self.hook_sae_recons(self.decoder(feature_acts, self.decoder_weights, self.b_dec))
+
+    def decode_with_skips(self, feature_acts: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``decode`` with the affine skips, ``x_hat^w + x^r M_rw``; codes of ``x`` (..., d_in)."""
+        # Not in place: a hook of the user may hold what was decoded.
+        added = torch.zeros_like(x, dtype=self.dtype)
+        x, per_hook = self.per_hook(x.to(self.dtype)), self.per_hook(added)
+        for (read, write), matrix in zip(self.skip_pairs, self.skips, strict=True):
+            per_hook[..., write, :] += x[..., read, :] @ matrix
+        return self.decode(feature_acts) + added
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions (..., d_in) of activations (..., d_in), with the skips if it has any.
+
+        Raises:
+            InputError: If SAELens' error term is on and there are skips.
+        """
+        if not self.skip_pairs:
+            return super().forward(x)
+        if self.use_error_term:
+            refuse_skips(self, "use_error_term decodes")
+        return self.hook_sae_output(self.decode_with_skips(self.encode(x), x))
 
     def pre_activations(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """``x W_enc + b_enc`` of raw activations, (..., d_sae); the arguments are ``encode``'s."""
@@ -133,6 +160,8 @@ class Crosscoder(StackedDictionary):
         self.b_dec.mul_(over_width.to(self.dtype))
         if self.polynomial is not None:
             self.polynomial.rescale_outputs_(over_width)
+        for (read, write), matrix in zip(self.skip_pairs, self.skips, strict=True):
+            matrix.mul_((factor[read] / factor[write]).item())
 
     @override
     @torch.no_grad()

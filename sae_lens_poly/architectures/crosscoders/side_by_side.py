@@ -10,6 +10,7 @@ import torch
 from sae_lens_poly.architectures.crosscoders.config import CrosscoderConfig
 from sae_lens_poly.architectures.crosscoders.crosscoder import Crosscoder
 from sae_lens_poly.architectures.crosscoders.hook_scales import saved_scales
+from sae_lens_poly.architectures.crosscoders.skips import refuse_skips
 from sae_lens_poly.errors import InputError
 
 
@@ -30,6 +31,7 @@ def side_by_side(dictionaries: Sequence[Crosscoder]) -> Crosscoder:
     first = dictionaries[0]
     for sae in dictionaries:
         cfg = sae.cfg
+        refuse_skips(sae, "side by side, dictionaries decode")
         if cfg.n_hooks != 1 or cfg.select_k is not None or sae.polynomial is not None:
             raise InputError(
                 f"architecture={cfg.architecture()!r}, n_hooks={cfg.n_hooks}, "

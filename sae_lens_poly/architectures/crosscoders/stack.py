@@ -63,6 +63,24 @@ def check_stack(cfg: Any) -> None:
             )
 
 
+def check_groups(cfg: Any) -> None:
+    """Refuse groups to select latents of that are not equal, or too small.
+
+    Raises:
+        InputError: Naming the field, its value and the remedy.
+    """
+    if cfg.d_sae % cfg.select_groups:
+        raise InputError(
+            f"select_groups={cfg.select_groups} does not divide d_sae={cfg.d_sae}: the groups are "
+            "of equal size"
+        )
+    if cfg.select_k is not None and cfg.select_k > cfg.d_sae // cfg.select_groups:
+        raise InputError(
+            f"select_k={cfg.select_k} must be at most the {cfg.d_sae // cfg.select_groups} latents "
+            "of a group: lower it"
+        )
+
+
 def sizes(cfg: Any) -> tuple[int, int, int]:
     """Number of hook points, width of one, number of latents."""
     return cfg.n_hooks, cfg.d_in // cfg.n_hooks, cfg.d_sae

@@ -78,6 +78,8 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         # belongs there is done where the next step begins.
         if step == 0 and not self.hook_scales.estimated:
             self.initialise_from_batch_(x)
+        elif step == 0:  # trained before, but perhaps with a linear decoder
+            self.scale_codes_from_(x)
         if self.upkeep is not None:
             self.upkeep.before_step_(self, x, step, step_input.dead_neuron_mask)
         self.sparsifier.prepare_(step)

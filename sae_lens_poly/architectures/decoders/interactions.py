@@ -17,6 +17,7 @@ from sae_lens_poly.architectures.decoders.term import (
     Term,
     alone,
     gain,
+    size_of,
 )
 from sae_lens_poly.architectures.kernels.at_least_float32 import (
     AtLeastFloat32,
@@ -37,6 +38,10 @@ class Interactions(Term):
     ``(sum_i z_i Q_i)^2 - sum_i (z_i Q_i)^2`` and
     ``(sum_i z_i Q_i)^3 - 3 (sum_i z_i Q_i) sum_i (z_i Q_i)^2 + 2 sum_i (z_i Q_i)^3``.
 
+    In the homogeneous form a term of degree i is divided by ``s^(i - 1)`` for the root mean square
+    s of ``a`` on that token, so that a code c times as large has terms c times as large, however
+    large c is. What a pair of latents adds then depends on all others.
+
     The output factors start at zero, which is exactly the linear dictionary.
 
     Powers are scaled down before C_i (``term.gain``). All of them are active on every token, where
@@ -51,6 +56,7 @@ class Interactions(Term):
         code_limit: Bound on the norm of ``a`` where it is raised to a power, in units of
             ``sqrt(R)``; None: none.
         n_scales: Shape of ``code_scale``: one number, or one a latent.
+        homogeneous: Whether terms are divided by powers of the size of ``a``; no bound then.
     """
 
     projection: OrthonormalProjection
@@ -64,9 +70,10 @@ class Interactions(Term):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         n_scales: tuple[int, ...] = (),
+        homogeneous: bool = False,
     ) -> None:
-        super().__init__(ranks, code_limit, n_scales, dtype, device)
-        self.self_terms = self_terms
+        super().__init__(ranks, None if homogeneous else code_limit, n_scales, dtype, device)
+        self.self_terms, self.homogeneous = self_terms, homogeneous
         self.rank = max(ranks.values())  # width R of a
         self.gains = {degree: gain(degree, rank) for degree, rank in ranks.items()}
         self.C = nn.ParameterDict()
@@ -76,7 +83,7 @@ class Interactions(Term):
     @classmethod
     def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
         make: Any = cls
-        options = {"self_terms": cfg.self_terms, "code_limit": cfg.code_limit}
+        options = {name: getattr(cfg, name) for name in ("self_terms", "code_limit", "homogeneous")}
         return make(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype=dtype, device=device, **options)
 
     @abstractmethod
@@ -90,7 +97,7 @@ class Interactions(Term):
     def pair_factors(
         self, directions: Directions
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if 2 not in self.ranks:
+        if 2 not in self.ranks or self.homogeneous:
             return super().pair_factors(directions)
         Q = self.latent_projection(directions)[:, : self.ranks[2]]
         return Q, Q, self.gains[2] * self.C["2"]
@@ -116,6 +123,9 @@ class Interactions(Term):
                 products[degree] = products[degree] - own[..., :rank]
             if 3 in self.ranks:
                 products[3] = products[3] + 2 * cubes
+        if self.homogeneous:
+            size = size_of(at_least_float32(a).pow(2).mean(dim=-1, keepdim=True)).to(a)
+            products = {degree: p / size ** (degree - 1) for degree, p in products.items()}
         return {degree: self.gains[degree] * product for degree, product in products.items()}
 
     def hold_back(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from sae_lens_poly.architectures.decoders.term import (
     Term,
     alone,
     gain,
+    size_of,
 )
 from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.sparse_code import (
@@ -40,11 +41,15 @@ class Powers(Term, kind="powers"):
     ``B_i`` so far in one step that the next tokens are lost (benchmarks/heavy_tail.py). Files
     written before that hold no ``scaled_down``, and are read without ``g_i``.
 
+    In the homogeneous form ``y_i`` is divided by ``s^(i - 1)`` for the root mean square s of the
+    active latents' ``c z`` on that token: a code c times as large has terms c times as large.
+
     Args:
         d_in: Width of the output.
         d_sae: Number of latents.
         ranks: Degree to rank; at most ``min(d_sae, d_in)`` each.
         code_limit: Bound on the size of ``c z``; None: none.
+        homogeneous: Whether terms are divided by powers of the size of the code; no bound then.
     """
 
     of_latents = ("code_scale", "A.2", "A.3")
@@ -57,9 +62,11 @@ class Powers(Term, kind="powers"):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         code_limit: float | None = CODE_LIMIT,
+        homogeneous: bool = False,
     ) -> None:
         # One number a latent, so that a change of a latent's units leaves (c z) what it was.
-        super().__init__(ranks, code_limit, (d_sae,), dtype, device)
+        super().__init__(ranks, None if homogeneous else code_limit, (d_sae,), dtype, device)
+        self.homogeneous = homogeneous
         self.register_buffer("scaled_down", torch.tensor(True, device=device))
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for degree, rank in ranks.items():
@@ -72,7 +79,8 @@ class Powers(Term, kind="powers"):
 
     @classmethod
     def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
-        return cls(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype, device, cfg.code_limit)
+        options = {"code_limit": cfg.code_limit, "homogeneous": cfg.homogeneous}
+        return cls(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype, device, **options)
 
     def sums(
         self, z: torch.Tensor, linear: torch.Tensor, directions: Directions, latents: slice = ALL
@@ -81,15 +89,22 @@ class Powers(Term, kind="powers"):
         of_degree = [
             code_times(power(scaled, degree), self.A[str(degree)][latents]) for degree in self.ranks
         ]
+        if self.homogeneous:  # what the size is made of, sums over latents as well
+            ones = self.code_scale.new_ones(scaled.shape[-1], 1).to(z.dtype)
+            is_active = map_active(scaled, lambda u: (u != 0).to(u))
+            of_degree += [code_times(each, ones) for each in (power(scaled, 2), is_active)]
         return torch.cat(of_degree, dim=-1)
 
     def products(self, sums: torch.Tensor) -> dict[int, torch.Tensor]:
-        of_degree = zip(
-            self.ranks.items(), sums.split(list(self.ranks.values()), dim=-1), strict=True
-        )
+        ranks = list(self.ranks.values())
+        powers = dict(zip(self.ranks, sums[..., : sum(ranks)].split(ranks, dim=-1), strict=True))
+        if self.homogeneous:
+            squares, number = at_least_float32(sums[..., -2:]).split(1, dim=-1)
+            size = size_of(squares / number.clamp_min(1)).to(sums)
+            powers = {degree: p / size ** (degree - 1) for degree, p in powers.items()}
         return {
-            degree: torch.where(self.scaled_down != 0, gain(degree, rank) * powers, powers)
-            for (degree, rank), powers in of_degree
+            degree: torch.where(self.scaled_down != 0, gain(degree, self.ranks[degree]) * p, p)
+            for degree, p in powers.items()
         }
 
     def limit(self, scaled: torch.Tensor) -> torch.Tensor:

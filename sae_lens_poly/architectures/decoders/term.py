@@ -63,6 +63,9 @@ class Term(nn.Module, ABC):
     #: Its tensors that have a row for each latent; None: they cannot be shared among processes.
     of_latents: ClassVar[tuple[str, ...] | None] = None
 
+    #: Whether a term of degree i is divided by the (i - 1)th power of :func:`size_of` the code.
+    homogeneous: bool = False
+
     #: Whether dictionaries train with it; if not, it is read from files.
     trains: ClassVar[bool] = True
 
@@ -150,8 +153,8 @@ class Term(nn.Module, ABC):
             InputError: If no two latents interact in this decoder.
         """
         raise InputError(
-            "this dictionary has no pairs of latents that interact: that takes "
-            "decoder='interactions' with degree 2 or 3"
+            "this dictionary has no pairs of latents that interact by themselves: that takes "
+            "decoder='interactions' with degree 2 or 3, and homogeneous=False"
         )
 
     @torch.no_grad()
@@ -216,6 +219,11 @@ class Term(nn.Module, ABC):
 
     def retract_(self) -> None:
         """Return constrained weights to their constraint. Most terms have none."""
+
+
+def size_of(mean_square: torch.Tensor) -> torch.Tensor:
+    """What terms are divided by in the homogeneous form: a root mean square above 0."""
+    return mean_square.clamp_min(1e-24).sqrt()
 
 
 def gain(degree: int, rank: int) -> float:

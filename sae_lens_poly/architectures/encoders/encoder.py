@@ -157,7 +157,7 @@ class Encoder:
             h, values, pattern, b_dec if direct else None, seen if direct else None
         )
         active = self.score(entries, x, weights, at) + b_enc.index_select(0, latents)
-        return pattern.code(active.relu()), hidden_pre
+        return pattern.code(sparsifier.values(active)), hidden_pre
 
 
 def hide(x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

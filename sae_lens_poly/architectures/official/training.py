@@ -82,9 +82,10 @@ class PublishedFields:
     init: Literal["linear", "official"] = "linear"
     retraction: Literal["compensated", "uncompensated"] = "compensated"
 
-    #: What the inference dictionary has as ``decoder`` and ``projection``.
+    #: What the inference dictionary has: the published form knows no other.
     decoder: ClassVar[str] = "interactions"
     projection: ClassVar[str] = "codes"
+    homogeneous: ClassVar[bool] = False
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         "degree": Number(at_least=1, at_most=3, whole=True),

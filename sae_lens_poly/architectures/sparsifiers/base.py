@@ -42,6 +42,9 @@ class Sparsifier(AtLeastFloat32, ABC):
     #: What the fields that it reads may be.
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {}
 
+    #: What the code of an active latent is of its pre-activation.
+    values: ClassVar[Any] = staticmethod(torch.relu)
+
     #: Whether it keeps the highest scores, by :meth:`select`.
     selects: ClassVar[bool] = False
 
@@ -91,7 +94,7 @@ class Sparsifier(AtLeastFloat32, ABC):
             active = torch.zeros_like(hidden_pre, dtype=torch.bool)
             rows = hidden_pre.reshape(-1, hidden_pre.shape[-1])
             active.view_as(rows)[self.select(rows, latent_norms)] = True
-        return hidden_pre.relu() * active
+        return self.values(hidden_pre) * active
 
     def update_(
         self,

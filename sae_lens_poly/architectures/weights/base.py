@@ -112,6 +112,10 @@ class Weights(nn.Module, ABC):
         """W as (d_sae, n_hooks * d_model)."""
         return self.out_of(self.rows)
 
+    def vectors(self, latents: slice | torch.Tensor) -> torch.Tensor:
+        """W of some latents, (n_latents, n_hooks * d_model)."""
+        return self.out_of(self.rows[latents])
+
     @abstractmethod
     def norms(self) -> torch.Tensor:
         """Norm of each latent's vector at each hook point, (d_sae, n_hooks)."""

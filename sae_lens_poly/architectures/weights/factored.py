@@ -102,10 +102,6 @@ class Factored(Weights):
     def out_of(self, h: torch.Tensor, hooks: tuple[int, ...] | None = None) -> torch.Tensor:
         return h @ self.basis(hooks)
 
-    def vectors(self, latents: slice) -> torch.Tensor:
-        """W of some latents, (n_latents, n_hooks * d_model)."""
-        return self.out_of(self.latent[latents])
-
     def norms(self) -> torch.Tensor:
         """Norm of each latent's vector at each hook point, (d_sae, n_hooks).
 

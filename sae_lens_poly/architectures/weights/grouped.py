@@ -162,6 +162,16 @@ class Grouped(Weights):
         rows = [self._over_width(group, group.out_of(group.rows)) for group in self.groups]
         return torch.cat(rows)
 
+    def vectors(self, latents: slice | torch.Tensor) -> torch.Tensor:
+        groups = self.groups
+        numbers = torch.arange(self.d_sae, device=groups[0].rows.device)[latents]
+        vectors = groups[0].rows.new_zeros(len(numbers), self.n_hooks * self.d_model)
+        for group in groups:
+            of_group = (numbers >= group.latents.start) & (numbers < group.latents.stop)
+            rows = group.out_of(group.rows[numbers[of_group] - group.latents.start])
+            vectors[of_group] = self._over_width(group, rows)
+        return vectors
+
     def _over_width(self, group: Group, part: torch.Tensor) -> torch.Tensor:
         whole = part.new_zeros(len(part), self.n_hooks * self.d_model)
         whole[:, group.columns] = part

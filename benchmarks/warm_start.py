@@ -1,0 +1,140 @@
+"""What a polynomial decoder gains that starts at a trained linear dictionary, at equal tokens.
+
+    python benchmarks/warm_start.py
+
+Crosscoders over the residual hook points of the embedded model with the settings of ``train``. Half
+of the tokens train a linear one; from there on, on text that it has not read, it goes on as it is,
+with interactions, or with powers (``--from_pretrained_path``). Beside them are runs that read all
+tokens with one decoder. Explained variance and L0 are those of the exported dictionary on held-out
+text; "linear part" is explained variance with the terms above degree 1 left out. Where the ladder
+is printed, "linear refitted" and "own terms" say what the terms add to the best linear decoder of
+the same codes, and "best" what any decoder does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from sae_lens_poly import TrainingRunner
+from sae_lens_poly.evaluation.headroom import HEADROOM_TOKENS
+from sae_lens_poly.evaluation.saved import evaluate_saved
+from sae_lens_poly.evaluation.settings import EvaluationSettings
+from sae_lens_poly.models.loading import load_stacked_model
+from sae_lens_poly.models.recorded import RecordedStack
+from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config, fit_to_model
+
+LINEAR = ["--architecture", "crosscoder"]
+INTERACTIONS = ["--architecture", "poly_crosscoder"]
+POWERS = [*INTERACTIONS, "--decoder", "powers"]
+
+#: Name to the flags of what trains on all tokens, or on the second half of them.
+WHOLE = {"linear": LINEAR, "interactions": INTERACTIONS, "powers": POWERS}
+SECOND_HALF = {
+    "linear, then linear": LINEAR,
+    "linear, then interactions": INTERACTIONS,
+    "linear, then powers": POWERS,
+}
+
+
+@dataclass
+class Bench:
+    """Where runs lie, and what all of them share."""
+
+    folder: Path
+    stack: RecordedStack
+    options: argparse.Namespace
+
+    def train(self, name: str, flags: list[str], tokens: int, seed: int, **more: Any) -> Path:
+        """Train one dictionary.
+
+        Returns:
+            Its folder, which holds the exported dictionary and, in ``checkpoints``, the last one
+            in training.
+        """
+        folder = self.folder / f"{name}-{seed}"
+        given = [*flags, "--training_tokens", str(tokens), "--seed", str(seed)]
+        given += ["--output_path", str(folder), "--checkpoint_path", str(folder / "checkpoints")]
+        cfg = fit_to_model(build_config([*given, "--save_final_checkpoint"]), self.stack.d_in)
+        cfg.from_pretrained_path = more.get("start")
+        torch.manual_seed(seed)
+        with contextlib.redirect_stderr(io.StringIO()):
+            TrainingRunner(cfg, more.get("text"), self.stack).run()
+        return folder
+
+    def report(self, name: str, folder: Path, seed: int) -> None:
+        """Print the figures of a dictionary."""
+        wants_ladder = seed in self.options.ladder_seeds
+        settings = EvaluationSettings(
+            n_splice_batches=1,
+            n_coherence_tokens=256,
+            n_headroom_tokens=HEADROOM_TOKENS if wants_ladder else 0,
+        )
+        found = evaluate_saved(folder, settings, model=self.stack)
+        line = f"{name:28}{seed:5}{found.pooled.explained_variance:11.4f}"
+        line += f"{found.pooled.explained_variance_linear:13.4f}{found.l0:7.1f}"
+        if found.headroom is not None:
+            rungs = found.headroom.rungs
+            ours = rungs.get("ours", rungs["linear"])
+            best = max(rung for name, rung in rungs.items() if name != "ours")
+            line += f"{rungs['linear']:17.4f}{ours:11.4f}{best:8.4f}"
+        print(line, flush=True)
+
+
+def rest_of_text(folder: Path) -> Dataset:
+    """The rows that a dictionary has not been trained on."""
+    from sae_lens_poly.training.fine_tuning import load_training_dictionary
+
+    n_read = load_training_dictionary(folder, "cpu").cfg.metadata.n_dataset_rows_read
+    text = load_text("stdlib", "train")
+    assert isinstance(text, Dataset)
+    return text.select(range(n_read, len(text)))
+
+
+def main() -> None:
+    """Train all, seed by seed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=RUN_DEFAULTS["training_tokens"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ladder_seeds", type=int, nargs="*", default=[0])
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("sae_lens").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    batch, lr = RUN_DEFAULTS["train_batch_size_tokens"], RUN_DEFAULTS["lr"]
+    print(f"{options.tokens:,} tokens, batch {batch:,}, rate {lr:g}, torch {torch.__version__}\n")
+    print(
+        f"{'':28}{'seed':>5}{'explained':>11}{'linear part':>13}{'L0':>7}"
+        f"{'linear refitted':>17}{'own terms':>11}{'best':>8}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_stacked_model(RUN_DEFAULTS["model_name"], RUN_DEFAULTS["hook_name"])
+        stack = RecordedStack(model, Path(folder) / "activations")
+        bench = Bench(Path(folder), stack, options)
+        for seed in options.seeds:
+            for name, flags in WHOLE.items():
+                bench.report(name, bench.train(name, flags, options.tokens, seed), seed)
+            half = bench.train("half", LINEAR, options.tokens // 2, seed)
+            start = str(next((half / "checkpoints").glob("*/final_*")))
+            text = rest_of_text(Path(start))
+            for name, flags in SECOND_HALF.items():
+                tokens = options.tokens - options.tokens // 2
+                more = {"start": start, "text": text}
+                bench.report(name, bench.train(name, flags, tokens, seed, **more), seed)
+
+
+if __name__ == "__main__":
+    main()
