@@ -44,7 +44,7 @@ train takes the flags of SAELens' own command line (train --help lists them). Wi
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
   --hook_name      may name several hook points: "blocks.{{2..9}}.hook_resid_post"
   --model_name     may name several models, "a,b", to tell them apart by one crosscoder
-  --d_in, --n_hooks are filled in from the model
+  --d_in, --n_hooks, --d_k are filled in from the model
   --preset         a recipe as defaults: clt, a cross-layer transcoder
   --latent_shards  under torchrun: how many processes share the latents of a crosscoder
   --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder

@@ -13,7 +13,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.constraints import Constraint, Flag, read_value
-from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded import (
+    EMBEDDED_DATASET_NAME,
+    EMBEDDED_MODEL_NAME,
+)
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
@@ -23,6 +26,8 @@ from sae_lens_poly.training.settings import check_run
 
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
+
+    from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 #: What train takes where the user gives no flag: the embedded default (benchmarks/recipe.py).
 RUN_DEFAULTS: dict[str, Any] = {
@@ -51,6 +56,7 @@ _ALIASES = {"sae": "architecture"}
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
 _UNKNOWN_WIDTH = 2**20
+_UNKNOWN_ROWS = 2**10
 
 
 def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
@@ -105,7 +111,7 @@ def print_help(flags: Sequence[str]) -> None:
     print("\nWhere a flag is not given, train takes:")
     preset = {name: words[name][0] for name in ("preset",) if name in words}
     for name, value in with_defaults(preset, architecture, table.of(architecture)).items():
-        if name not in ("d_in", "preset"):  # the width is the model's
+        if name not in ("d_in", "d_k", "preset"):  # the model's
             print(f"  --{name} {value}")
 
 
@@ -173,7 +179,7 @@ def with_defaults(
     anneals_to_0 &= settings.get("lr_end") == 0
     beneath = {
         "model_class_name": guess_model_class(model_name),
-        "d_in": n_hooks * _UNKNOWN_WIDTH,
+        "d_in": n_hooks * _UNKNOWN_WIDTH * given.get("d_k", 1),
         "lr_warm_up_steps": max(0, min(n_steps // 20, (n_steps - decay) // 2)),
         "lr_decay_steps": 0
         if anneals_to_0
@@ -189,6 +195,8 @@ def with_defaults(
         beneath |= preset.fitted(settings, n_steps)
     if "n_hooks" in known:
         beneath["n_hooks"] = n_hooks
+    if "d_k" in known:
+        beneath["d_k"] = _UNKNOWN_ROWS
     if "k" in known:
         beneath["k"] = min(32, settings["d_sae"])
     if given.get("n_hooks", n_hooks) != n_hooks:
@@ -252,11 +260,25 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
 
 
 def fit_to_model(
-    cfg: LanguageModelSAERunnerConfig[Any], d_in: int
+    cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks
 ) -> LanguageModelSAERunnerConfig[Any]:
-    """Put the true width into a config whose width was not given."""
+    """Put the model's sizes into a config where they were not given.
+
+    Raises:
+        InputError: If latents are matrices and the model's activations are not.
+    """
+    sizes: dict[str, int] = {}
     if cfg.sae.d_in % _UNKNOWN_WIDTH == 0:
-        cfg.sae = dataclasses.replace(cfg.sae, d_in=d_in)
+        sizes["d_in"] = model.d_in
+    if getattr(cfg.sae, "d_k", None) == _UNKNOWN_ROWS:
+        if model.state_shape is None:
+            raise InputError(
+                f"architecture={cfg.sae.architecture()!r} is for recurrent states of one shape, "
+                f"and hook_name={cfg.hook_name!r} is not: take a model that has them, and name "
+                "them like 'model.layers.{0..2}.linear_attn.state[head=3]'"
+            )
+        sizes["d_k"] = model.state_shape[0]
+    cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
     return cfg
 
 

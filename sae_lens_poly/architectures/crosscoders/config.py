@@ -11,6 +11,7 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import Self, override
 
 from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
+from sae_lens_poly.architectures.crosscoders.atom_upkeep import AtomUpkeep
 from sae_lens_poly.architectures.crosscoders.old_fields import with_new_names
 from sae_lens_poly.architectures.crosscoders.skips import parse_skips
 from sae_lens_poly.architectures.crosscoders.stack import (
@@ -311,6 +312,10 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
                 f"encoder_init='transposed' needs an encoder of the decoder's form, and they are "
                 f"{both[0]} and {both[1]}: make them equal or set encoder_init='independent'"
             )
+
+    def make_upkeep(self) -> AtomUpkeep | None:
+        """What is done to latents every so many steps; these crosscoders have nothing."""
+        return None
 
     def _check_masking(self) -> None:
         if self.mask_p == 1 and self.mask_mode == "bernoulli":
