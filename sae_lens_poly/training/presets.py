@@ -68,6 +68,8 @@ class CrossLayerTranscoder(Preset, name="clt"):
         "l0_coefficient": 2.0,
         "pre_act_loss_coefficient": 3e-6,
         "pre_act_loss_on": "all",
+        "train_batch_size_tokens": 1024,
+        "lr": 0.001,
     }
 
     @staticmethod

@@ -41,10 +41,15 @@ def test_the_recipe_of_january_2025():
         "n_hooks": 12,
     }
     assert {name: settings[name] for name in expected} == expected
-    sae = build_config(CLT).sae
-    assert {name: getattr(sae, name) for name in PRESETS["clt"].FLAGS if name != "hook_name"} == {
-        **{name: value for name, value in PRESETS["clt"].FLAGS.items() if name != "hook_name"},
-        "architecture": sae.architecture,
+    cfg, flags = build_config(CLT), PRESETS["clt"].FLAGS
+    of_run = {name: flags[name] for name in ("train_batch_size_tokens", "lr", "hook_name")}
+    assert {name: getattr(cfg, name) for name in of_run if name != "hook_name"} == {
+        name: value for name, value in of_run.items() if name != "hook_name"
+    }
+    of_dictionary = {name: value for name, value in flags.items() if name not in of_run}
+    assert {name: getattr(cfg.sae, name) for name in of_dictionary} == {
+        **of_dictionary,
+        "architecture": cfg.sae.architecture,
     }
 
 
