@@ -14,7 +14,9 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 
-def make_trainer(sae: Any, batch: int, autocast: bool = False) -> SAETrainer[Any, Any]:
+def make_trainer(
+    sae: Any, batch: int, autocast: bool = False, device: str = "cpu"
+) -> SAETrainer[Any, Any]:
     """Stock SAELens' trainer, for steps of so many tokens."""
     cfg = SAETrainerConfig(
         total_training_samples=10**9,
@@ -24,6 +26,7 @@ def make_trainer(sae: Any, batch: int, autocast: bool = False) -> SAETrainer[Any
         dead_feature_window=10**6,
         feature_sampling_window=10**6,
         autocast=autocast,
+        device=device,
     )
     return SAETrainer(cfg, sae, iter(()))
 

@@ -18,9 +18,11 @@ COMMANDS = (
     "explore",
     "explain",
     "trace",
+    "features",
     "upload",
     "compare",
     "export",
+    "convert",
     "cache",
 )
 
@@ -34,13 +36,16 @@ usage: {PROGRAM} train [flags]      train a dictionary and print its table
        {PROGRAM} compare --preset P train several kinds at equal tokens, width, L0
        {PROGRAM} cache DIR          store activations, to train on them many times
        {PROGRAM} export FROM TO     the inference dictionary of a checkpoint
+       {PROGRAM} convert FROM TO    a dictionary of another package as one of ours
        {PROGRAM} trace DIR --prompt TEXT   the attribution graph of a prompt
+       {PROGRAM} features DIR       feature files of its latents, for Neuronpedia
 
 train takes the flags of SAELens' own command line (train --help lists them). Without any it
 trains a polynomial crosscoder on the embedded model and text. What differs from SAELens:
   --hook_name      may name several hook points: "blocks.{{2..9}}.hook_resid_post"
   --model_name     may name several models, "a,b", to tell them apart by one crosscoder
-  --d_in, --n_hooks are filled in from the model
+  --d_in, --n_hooks, --d_k are filled in from the model
+  --preset         a recipe as defaults: clt, a cross-layer transcoder
   --latent_shards  under torchrun: how many processes share the latents of a crosscoder
   --model_class_name AutoModelForCausalLM is taken for a local Hugging Face folder
 """

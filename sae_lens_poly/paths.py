@@ -6,8 +6,10 @@ import contextlib
 import errno
 import itertools
 import os
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,11 +29,16 @@ TEXT_FILES = {
 #: Files and folders that a folder of text may hold.
 MOST_ENTRIES = 10_000
 
+#: How often a folder is tried that is there and then is not, and the longest pause in seconds.
+_TRIES, _PAUSE = 20, 0.02
+
 
 def check_can_write(field: str, folder: str | Path, n_bytes: int = 0) -> None:
     """Refuse a folder that cannot be made or written to, or whose disk has no room.
 
-    It is tried: what is missing of the path is made and a file in it, and taken away again.
+    It is tried: what is missing of the path is made and a file in it, and taken away again. All
+    processes of a run may do so at once, and one may take away what another has just made: then it
+    is tried again (an empty folder may then stay).
 
     Args:
         field: What names the folder.
@@ -41,18 +48,29 @@ def check_can_write(field: str, folder: str | Path, n_bytes: int = 0) -> None:
     Raises:
         InputError: Naming the field, the path and what the system says.
     """
-    path, made = Path(folder), []
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _try_to_write(Path(folder), n_bytes)
+            return
+        except (OSError, ValueError) as error:
+            if isinstance(error, (FileNotFoundError, FileExistsError)) and tries_left:
+                # So that processes fall out of step; what the user has seeded is left alone.
+                time.sleep(random.SystemRandom().uniform(0, _PAUSE))
+                continue
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise InputError(
+                f"{field}={str(folder)!r} cannot be written to as a folder ({reason}): give one "
+                "that can be made and written to"
+            ) from None
+
+
+def _try_to_write(path: Path, n_bytes: int) -> None:
+    made: list[Path] = []
     try:
         made = [part for part in (path, *path.parents) if not part.exists()]
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             check_room(path, n_bytes)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise InputError(
-            f"{field}={str(folder)!r} cannot be written to as a folder ({reason}): give one that "
-            "can be made and written to"
-        ) from None
     finally:
         for part in made:
             with contextlib.suppress(OSError, ValueError):

@@ -10,6 +10,11 @@ os.environ.update(HF_ENDPOINT=HUB.url, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="1
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
+
 from matplotlib.figure import Figure  # noqa: E402
 
 import sae_lens_poly  # noqa: E402, F401  (registers the architectures)

@@ -1,5 +1,7 @@
 """Places that cannot be written to, and folders that would be searched."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from sae_lens_poly import InputError, paths
@@ -15,6 +17,16 @@ def test_places_that_cannot_be_written(tmp_path):
         check_can_write("output", tmp_path / "out", n_bytes=2**60)
     check_can_write("output", tmp_path / "a" / "b", n_bytes=10)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_processes_try_the_same_place_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        tries = [
+            pool.submit(check_can_write, "output", tmp_path / "a" / "b" / "c") for _ in range(400)
+        ]
+    for each in tries:
+        each.result()
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_folders_that_would_be_searched(tmp_path, monkeypatch):

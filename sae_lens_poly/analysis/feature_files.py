@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from sae_lens.saes.sae import SAE
 
-from sae_lens_poly.constraints import Constraint, Number, check_fields
+from sae_lens_poly.analysis.feature_file_settings import FeatureFileSettings
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.whole_files import write_json
-
-_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
-_COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
-
-
-@dataclass(frozen=True)
-class FeatureFileSettings:
-    """What a feature file holds.
-
-    Args:
-        n_top: Contexts in which the latent is most active.
-        n_intervals: Groups into which the other contexts fall by their largest activation.
-        n_per_interval: Contexts shown of each.
-        window: Tokens shown before and after the largest activation.
-        n_logits: Tokens that the latent makes most and least probable.
-        n_bins: Bars of the histogram of activations.
-    """
-
-    CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
-        "n_top": _COUNT,
-        "n_intervals": _COUNT_OR_0,
-        "n_per_interval": _COUNT,
-        "window": _COUNT_OR_0,
-        "n_logits": _COUNT,
-        "n_bins": _COUNT,
-    }
-
-    n_top: int = 10
-    n_intervals: int = 5
-    n_per_interval: int = 5
-    window: int = 16
-    n_logits: int = 10
-    n_bins: int = 50
-
-    def __post_init__(self) -> None:
-        check_fields(self, self.CONSTRAINTS)
 
 
 class LatentRecords:

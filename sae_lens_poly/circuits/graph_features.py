@@ -14,6 +14,9 @@ from sae_lens_poly.circuits.influence import Pruned
 from sae_lens_poly.evaluation.evaluate import EvaluationData
 from sae_lens_poly.whole_files import write_json
 
+#: Tokens that a label of a latent names.
+N_NAMED = 3
+
 
 def local_scan(slug: str) -> str:
     """``scan`` of a graph with feature files: circuit-tracer serves the graphs' folder as data."""
@@ -28,7 +31,7 @@ def save_graph_features(
     data: EvaluationData,
     folder: str | Path,
     slug: str,
-) -> Path:
+) -> dict[int, str]:
     """Write ``folder/features/SLUG/NUMBER.json`` for the latents that are left after pruning.
 
     Logits are by the sum of what a latent writes, over all MLPs.
@@ -42,7 +45,7 @@ def save_graph_features(
         slug: Name of the graph.
 
     Returns:
-        The folder of the files.
+        Latent to a label for graphs: its number in its layer, and what it makes more probable.
     """
     chosen = kept.nodes[graph.feature_nodes]
     latents, features = graph.latents[chosen].tolist(), graph.features[chosen].tolist()
@@ -51,8 +54,10 @@ def save_graph_features(
     folder = Path(folder) / "features" / slug
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {latent: (layer, n) for latent, (layer, _, n) in zip(latents, features, strict=True)}
+    labels = {}
     for latent, (layer, number) in numbers.items():
         content = records.feature_file(latent, directions[latent] @ W_U, f"layer_{layer}")
         path = folder / f"{cantor_pair(layer, number)}.json"
         write_json(path, content | {"index": number})
-    return folder
+        labels[latent] = f"#{number} \u2192 " + " ".join(content["top_logits"][:N_NAMED])
+    return labels

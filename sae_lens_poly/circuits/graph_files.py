@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,10 @@ from sae_lens_poly.whole_files import write_json
 METADATA_FILENAME = "graph-metadata.json"
 
 
+#: What stands in labels for letters that front ends do not show, or end a token's text at.
+_SHOWN = str.maketrans({"\n": "\u23ce", "\t": "\u2192", "\r": "\u21b5", '"': "\u201d"})
+
+
 def cantor_pair(layer: int, number: int) -> int:
     """The one number by which front ends and feature files know a latent of a layer."""
     return (layer + number) * (layer + number + 1) // 2 + number
@@ -32,6 +37,7 @@ def save_graph(
     scan: str,
     pruning: PruningSettings | None = None,
     features_url: str | None = None,
+    labels: Mapping[int, str] | None = None,
 ) -> Path:
     """Write the pruned graph, and list it among those of the folder.
 
@@ -42,6 +48,8 @@ def save_graph(
         scan: Which model and dictionary; Neuronpedia takes it for the model's name.
         pruning: How much of it is kept.
         features_url: Where feature files are, for Neuronpedia.
+        labels: Of latents, by their number in the dictionary; without one, front ends show what
+            they know of a feature.
 
     Returns:
         The file.
@@ -50,7 +58,7 @@ def save_graph(
         InputError: If ``slug`` is no such name.
     """
     check_slug(slug)
-    content = graph_json(graph, slug, scan, pruning, features_url)
+    content = graph_json(graph, slug, scan, pruning, features_url, labels)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug}.json"
@@ -81,6 +89,7 @@ def graph_json(
     scan: str,
     pruning: PruningSettings | None = None,
     features_url: str | None = None,
+    labels: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """The pruned graph as the front ends read it; see :func:`save_graph`.
 
@@ -90,7 +99,7 @@ def graph_json(
     """
     pruning = pruning or PruningSettings()
     kept = prune(graph, pruning)
-    nodes = _nodes(graph)
+    nodes = _nodes(graph, labels or {})
     targets, sources = kept.edges.nonzero().T.tolist()
     links = [
         {
@@ -146,7 +155,7 @@ def graph_json(
     }
 
 
-def _nodes(graph: AttributionGraph) -> list[dict[str, Any]]:
+def _nodes(graph: AttributionGraph, labels: Mapping[int, str]) -> list[dict[str, Any]]:
     """All nodes, in the order of the graph."""
     last = graph.n_tokens - 1
     features = graph.features.tolist()
@@ -158,10 +167,11 @@ def _nodes(graph: AttributionGraph) -> list[dict[str, Any]]:
             layer,
             position,
             "cross layer transcoder",
+            clerp=labels.get(latent, "").translate(_SHOWN),
             activation=activation,
         )
-        for (layer, position, number), activation in zip(
-            features, graph.activations.tolist(), strict=True
+        for (layer, position, number), latent, activation in zip(
+            features, graph.latents.tolist(), graph.activations.tolist(), strict=True
         )
     ]
     for count, (i, j) in enumerate(graph.pairs.tolist()):
@@ -211,7 +221,7 @@ def _nodes(graph: AttributionGraph) -> list[dict[str, Any]]:
             layer,
             last,
             "logit",
-            clerp=f'Output "{text}" (p={probability:.3f})',
+            clerp=f'Output "{text.translate(_SHOWN)}" (p={probability:.3f})',
         )
         first = token == graph.logit_tokens[0]
         nodes.append(node | {"token_prob": probability, "is_target_logit": bool(first)})

@@ -85,13 +85,13 @@ def trace(flags: Sequence[str]) -> int:
     print_graph(graph, kept)
     if options.n_ablations:
         print_ablations(ablate_features(model, replacement, graph, options.n_ablations))
-    scan = options.scan or sae.cfg.metadata.model_name
+    scan, labels = options.scan or sae.cfg.metadata.model_name, None
     if options.feature_files:
         scan = options.scan or local_scan(slug)
         data = load_evaluation_data(sae, stack, EvaluationSettings())
-        folder = save_graph_features(graph, kept, sae, data, options.output, slug)
-        print(f"feature files in {folder}")
-    path = save_graph(graph, options.output, slug, scan, pruning, options.features_url)
+        labels = save_graph_features(graph, kept, sae, data, options.output, slug)
+        print(f"{len(labels)} feature files in {options.output}/features/{slug}")
+    path = save_graph(graph, options.output, slug, scan, pruning, options.features_url, labels)
     print(f"written to {path}")
     return 0
 

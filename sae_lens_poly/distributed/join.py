@@ -57,6 +57,11 @@ def check_can_join(sae: Any, mesh: ProcessMesh) -> None:
             f"architecture={architecture!r} looks at a whole batch, which SAELens' class cannot do "
             f"over several processes: take 'poly_{architecture}', or train with one process"
         )
+    if every := getattr(sae.cfg, "revive_every", 0):
+        raise InputError(
+            f"revive_every={every} draws from the batch of one process: set it to 0, or train with "
+            "one process"
+        )
     if mesh.n_shards > 1:
         list(of_latents(sae))
 

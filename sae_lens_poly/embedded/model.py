@@ -6,6 +6,7 @@ import lzma
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -77,16 +78,22 @@ class BitsPerByte:
 
 @torch.no_grad()
 def bits_per_byte(
-    model: HookedTransformer, modules: tuple[Module, ...] | None = None
+    model: Any, modules: tuple[Module, ...] | None = None, context: int | None = None
 ) -> BitsPerByte:
     """Bits per byte of ``model`` on the held-out modules (or on ``modules``), beside xz.
 
     Every module is coded alone, as xz does it: a BOS token, then the module's tokens, each
     predicted once from at least half a context of what came before it (or from all of it, near
     the start of a module).
+
+    Args:
+        model: A ``HookedTransformer``, or a model with a tokenizer that gives logits for tokens.
+        modules: The modules; None: those that are held out.
+        context: Tokens that it reads at once; None: as many as a ``HookedTransformer`` can.
     """
     modules = stdlib_modules("held_out") if modules is None else modules
-    context = model.cfg.n_ctx
+    context = context or model.cfg.n_ctx
+    device = next(model.parameters()).device
     tokenizer = model.tokenizer
     assert tokenizer is not None
     nats, n_bytes, n_compressed = 0.0, 0, 0
@@ -98,7 +105,7 @@ def bits_per_byte(
         tokens = torch.tensor([tokenizer.bos_token_id, *ids])
         n_done = 1  # the BOS token is given
         for start in range(0, max(1, len(tokens) - context // 2), context // 2):
-            window = tokens[start : start + context].to(model.cfg.device)
+            window = tokens[start : start + context].to(device)
             log_probs = model(window[None]).log_softmax(-1)[0, :-1]
             per_token = -log_probs.gather(-1, window[1:, None])[:, 0]
             nats += per_token[n_done - start - 1 :].sum().item()

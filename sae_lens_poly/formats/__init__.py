@@ -5,6 +5,7 @@ from sae_lens_poly.formats.circuit_tracer_clt import CircuitTracerCLT
 from sae_lens_poly.formats.circuit_tracer_set import CircuitTracerSet
 from sae_lens_poly.formats.ckkissane import Ckkissane
 from sae_lens_poly.formats.clt_training import CltTraining
+from sae_lens_poly.formats.convert import PublicFormat
 from sae_lens_poly.formats.crosscode import Crosscode
 from sae_lens_poly.formats.dictionary_learning import DictionaryLearning
 from sae_lens_poly.formats.gemma_scope_2 import GemmaScope2CLT, GemmaScope2Crosscoder
@@ -23,6 +24,7 @@ __all__ = [
     "GemmaScope2CLT",
     "GemmaScope2Crosscoder",
     "Llamascopium",
+    "PublicFormat",
     "ReadingOptions",
     "Sparsify",
 ]

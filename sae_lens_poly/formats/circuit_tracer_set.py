@@ -59,7 +59,7 @@ class CircuitTracerSet(Format, name="circuit_tracer_set"):
             b_dec.append(file.take("b_dec", "d"))
             if SKIP in file:  # y += x W_skip^T
                 skips[i, n_layers + i] = file.take(SKIP, "d d").T.contiguous()
-            ks.add(int(file.number("k")) if "k" in file else config.get("k"))
+            ks.add(file.count("k") if "k" in file else config.get("k"))
             file.close()
         if len(ks) > 1:
             raise InputError(f"{files.at!r} has layers of different k, {ks}: ours have one k")

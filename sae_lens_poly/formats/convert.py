@@ -61,7 +61,11 @@ def read_public(
     dictionary = FORMATS[name].read(files, options)
     cfg, state = dictionary.to_sae_lens(options.hook_name, options.model_name)
     cfg |= {"device": device, **(cfg_overrides or {})}
-    dtype = DTYPE_MAP[cfg["dtype"]] if isinstance(cfg["dtype"], str) else cfg["dtype"]
+    dtype = cfg["dtype"]
+    if isinstance(dtype, str):
+        if dtype not in DTYPE_MAP:
+            raise InputError(f"dtype={dtype!r} is none of {', '.join(DTYPE_MAP)}")
+        dtype = DTYPE_MAP[dtype]
     for key in list(state):  # one by one: two copies of a large dictionary have no room
         state[key] = state.pop(key).to(device, dtype)
     return cfg, state

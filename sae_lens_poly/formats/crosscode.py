@@ -125,6 +125,10 @@ def _layout(config: _Config, path: Any) -> tuple[list[str], list[str]]:
     Raises:
         InputError: If the config is of neither kind.
     """
+    counts = [config.get("n_models", 1), config.get("n_hookpoints", 1)]
+    counts.append(config.get("n_layers_out", 1))
+    if min(counts) < 1:
+        raise damaged(path, "n_models, n_hookpoints and n_layers_out are from 1 on")
     if "n_models" in config and "n_hookpoints" in config:
         both = [str(config["n_models"]), str(config["n_hookpoints"])]
         return both, both

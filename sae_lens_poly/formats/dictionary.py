@@ -13,6 +13,9 @@ from sae_lens import __version__
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 
+# A threshold that nothing passes: saved dictionaries hold no infinity, and nothing above 1e18.
+_NEVER = 1e17
+
 
 @dataclass
 class Block:
@@ -28,7 +31,8 @@ class Block:
     b_enc: torch.Tensor
     """Shape (F,)."""
     threshold: torch.Tensor | None = None
-    """What pre-activations must exceed, (F,); None: 0. Negative ones count as 0."""
+    """What pre-activations must exceed, (F,); None: 0. Negative ones count as 0; with infinity a
+    latent is never active."""
 
 
 @dataclass
@@ -84,7 +88,9 @@ class PublicDictionary:
             state[f"W_enc{suffix}"], state[f"W_dec{suffix}"] = block.W_enc, block.W_dec
             per_latent["b_enc"].append(block.b_enc)
             start = torch.zeros_like if self.k is None else torch.ones_like
-            gate = start(block.b_enc) if block.threshold is None else block.threshold.clamp_min(0)
+            gate = start(block.b_enc)
+            if block.threshold is not None:
+                gate = block.threshold.clamp(0, _NEVER)
             per_latent["gate"].append(gate)
         n_latents = len(self.blocks) * sizes.pop()
         self.blocks = []

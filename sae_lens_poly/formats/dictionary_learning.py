@@ -32,9 +32,6 @@ _MEAN, _STD, _SCALE, _RMS = (
     "target_rms",
 )
 
-# A threshold that nothing passes, whose square does not overflow.
-_NEVER = 1e18
-
 
 class _Config(TypedDict, total=False):
     activation_dim: int
@@ -70,8 +67,8 @@ class DictionaryLearning(Format, name="dictionary_learning"):
         threshold = None
         if "threshold" in file:
             # Of the norms before anything is folded into the decoder. 0 > tau holds for no tau.
-            tau = max(file.number("threshold"), 0.0)
-            threshold = torch.where(norms > 0, tau / norms, _NEVER).clamp_max(_NEVER)
+            tau = file.take("threshold", "").double().clamp_min(0)
+            threshold = torch.where(norms > 0, tau / norms, torch.inf)
         mean, scale = _normaliser(file)
         file.leave("k")
         file.close()
@@ -107,7 +104,7 @@ def _norms(file: TensorFile, W_dec: torch.Tensor, config: _Config) -> torch.Tens
     """N of the gate, (F,)."""
     kind = _CROSSCODER
     if "code_normalization_id" in file:
-        kind = int(file.number("code_normalization_id"))
+        kind = file.count("code_normalization_id")
     per_layer = W_dec.norm(dim=-1, dtype=torch.float64)
     summed, stacked = per_layer.sum(dim=0), per_layer.norm(dim=0)
     if kind == _DECOUPLED:

@@ -125,8 +125,9 @@ def _over_norm(threshold: torch.Tensor, rows: torch.Tensor, config: _Config) -> 
     """``theta / N`` with N of the decoder before scales are taken into it."""
     if not config.get("sparsity_include_decoder_norm", True):
         return threshold
-    norms = rows.norm(dim=-1, dtype=torch.float64).clamp_min(1e-12)
-    return (threshold / norms).clamp_max(1e18).to(threshold.dtype)
+    norms = rows.norm(dim=-1, dtype=torch.float64)
+    # act(0) / 0 of a latent that writes nothing: it is never active.
+    return torch.where(norms > 0, threshold / norms, torch.inf).to(threshold.dtype)
 
 
 def _scales(file: TensorFile, config: _Config, names: list[str]) -> torch.Tensor:

@@ -112,6 +112,17 @@ class TensorFile:
         letters = "1" if self.shapes.get(name) == (1,) else ""
         return float(self.take_any(name, letters).item())
 
+    def count(self, name: str) -> int:
+        """A tensor of one whole number from 1 on.
+
+        Raises:
+            InputError: If it is missing or something else.
+        """
+        number = self.number(name)
+        if not 1 <= number < 2**31 or number != round(number):
+            raise damaged(self.path, f"{name}={number:g} is no whole number from 1 on", _REMEDY)
+        return round(number)
+
     def leave(self, *names: str) -> None:
         """Do without these; they say nothing about what is computed."""
         self._unread.difference_update(names)

@@ -72,7 +72,7 @@ def fetch_dictionary(
     _fetch_required(repo_id, f"{path}/{SAE_WEIGHTS_FILENAME}", commit, force_download)
     # Not every dictionary has it. Where the hub cannot be asked, it is not there: as in SAELens.
     with suppress(_NotReachedError):
-        _fetch(repo_id, f"{path}/{SPARSITY_FILENAME}", commit, force_download)
+        fetch_file(repo_id, f"{path}/{SPARSITY_FILENAME}", commit, force_download)
     try:
         check_dictionary(cfg.parent)
     except InputError as error:
@@ -111,14 +111,14 @@ class HubLoader:
 
 
 def _fetch_required(repo_id: str, file: str, revision: str | None, force_download: bool) -> Path:
-    found = _fetch(repo_id, file, revision, force_download)
+    found = fetch_file(repo_id, file, revision, force_download)
     if found is None:
         there_is = _what_there_is(repo_id, str(PurePosixPath(file).parent), revision)
         raise HubError(f"there is no {repo_id}:{file}; {there_is}")
     return found
 
 
-def _fetch(repo_id: str, file: str, revision: str | None, force_download: bool) -> Path | None:
+def fetch_file(repo_id: str, file: str, revision: str | None, force_download: bool) -> Path | None:
     """One file, with its hash compared; None where the repository has no such file."""
     at = f"{repo_id}:{file}"
     try:

@@ -15,6 +15,7 @@ from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
 from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.models.stacked_models import StackedModels, distinct_names
+from sae_lens_poly.models.state_hooks import StatePoint
 
 
 def load_model_of(cfg: LanguageModelSAERunnerConfig[Any]) -> StackedHooks:
@@ -96,5 +97,6 @@ def _load(
         model_name,
         device=device,
         model_from_pretrained_kwargs=model_from_pretrained_kwargs,
-        hook_names=hook_names,
+        # Those on recurrent states are no modules; StackedHooks makes them.
+        hook_names=[name for name in hook_names if StatePoint.of_name(name) is None],
     )

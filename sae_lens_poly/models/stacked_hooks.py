@@ -17,6 +17,7 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.models.hugging_face import HuggingFaceModel
+from sae_lens_poly.models.state_hooks import StatePoint, add_state_hooks_
 
 #: As TransformerLens calls it: ``fn(activations, hook=hook_point)``.
 HookFunction = Callable[..., torch.Tensor | None]
@@ -53,12 +54,14 @@ class StackedHooks(HookedRootModule):
 
     def __init__(self, model: HookedRootModule, hook_name: str | list[str]) -> None:
         super().__init__()
+        names = expand_hook_names(hook_name)
         if isinstance(model, HookedProxyLM):
             model = HuggingFaceModel.of(model)
+            add_state_hooks_(model, names)
         self.model = model
         self.run_kwargs: dict[str, Any] = {}
         self.autocast = False
-        self.hook_names = expand_hook_names(hook_name)
+        self.hook_names = names
         self.hook_name = hook_name if isinstance(hook_name, str) else ",".join(hook_name)
         self.virtual_hook = HookPoint()
         self.virtual_hook.name = self.hook_name
@@ -105,6 +108,13 @@ class StackedHooks(HookedRootModule):
     def d_in(self) -> int:
         """Width of the virtual hook point."""
         return self.n_hooks * self.d_model
+
+    @property
+    def state_shape(self) -> tuple[int, int] | None:
+        """d_k and d_v, where all hook points are on recurrent states of that shape; else None."""
+        points = [self.model.hook_dict[name] for name in self.hook_names]
+        shapes = {point.shape if isinstance(point, StatePoint) else None for point in points}
+        return shapes.pop() if len(shapes) == 1 else None
 
     def check_context_size(self, context_size: int) -> None:
         """Refuse contexts that the model cannot read.

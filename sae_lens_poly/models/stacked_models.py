@@ -80,6 +80,12 @@ class StackedModels(StackedHooks):
         return min((s.d_vocab for s in self._stacks() if s.d_vocab is not None), default=None)
 
     @property
+    def state_shape(self) -> tuple[int, int] | None:
+        """See :attr:`StackedHooks.state_shape`; that of all models."""
+        shapes = {stack.state_shape for stack in self._stacks()}
+        return shapes.pop() if len(shapes) == 1 else None
+
+    @property
     def dtype_name(self) -> str:
         """Of the models' weights; of each, where they differ."""
         return ",".join(dict.fromkeys(stack.dtype_name for stack in self._stacks()))

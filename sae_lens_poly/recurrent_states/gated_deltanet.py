@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-#: Position and write (batch, n_heads, d_k, d_v) to the write that takes its place.
-EditWrite = Callable[[int, torch.Tensor], torch.Tensor]
+#: Position and matrices (batch, n_heads, d_k, d_v) to the matrices that take their place.
+Edit = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,10 @@ class DeltaInputs:
         q, k = (t.repeat_interleave(repeats, dim=2) for t in (q, k))
         return cls(q, k, v, g, beta)
 
+    def of_heads(self, heads: list[int]) -> DeltaInputs:
+        """Those of some value heads; heads know nothing of each other."""
+        return DeltaInputs(*(t[:, :, heads] for t in (self.q, self.k, self.v, self.g, self.beta)))
+
 
 @dataclass(frozen=True)
 class Scanned:
@@ -81,19 +84,23 @@ class Scanned:
 
 
 def scan(
-    inputs: DeltaInputs, initial: torch.Tensor | None = None, edit: EditWrite | None = None
+    inputs: DeltaInputs,
+    initial: torch.Tensor | None = None,
+    edit: Edit | None = None,
+    edit_state: Edit | None = None,
 ) -> Scanned:
-    """Run the recurrence; later states follow from an edited write.
+    """Run the recurrence; later states follow from an edited write or state.
 
     Args:
         inputs: Of the layer.
         initial: State before the first position, (batch, n_heads, d_k, d_v); None: zeros.
         edit: Changes writes.
+        edit_state: Changes states, after their position's write.
     """
     k, v = inputs.k, inputs.v
-    S: Any = 0 if initial is None else initial.to(v.dtype)
     if initial is None:
-        S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1])
+        initial = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1])
+    S = initial.to(v.dtype)
     states, writes, out = [], [], []
     for at in range(v.shape[1]):
         S = inputs.g[:, at, :, None, None].exp() * S
@@ -102,6 +109,7 @@ def scan(
         write = k[:, at, :, :, None] * u[:, :, None, :]
         write = write if edit is None else edit(at, write)
         S = S + write
+        S = S if edit_state is None else edit_state(at, S)
         states.append(S)
         writes.append(write)
         out.append(torch.einsum("bhkv,bhk->bhv", S, inputs.q[:, at]) / k.shape[-1] ** 0.5)

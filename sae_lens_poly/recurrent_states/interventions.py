@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
-from sae_lens_poly.constraints import Choice, Number, check_fields
+from sae_lens_poly.constraints import Choice, Flag, Number, check_fields
 from sae_lens_poly.errors import InputError
-from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, scan
-from sae_lens_poly.recurrent_states.reached_layers import replaced_scan
+from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, scan
+from sae_lens_poly.recurrent_states.reached_layers import check_read_out, reached
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,10 @@ class Change:
         layer: Number of the layer.
         head: Of its value head.
         position: Of the token.
-        atom: Matrix (d_k, d_v) that takes the write's place; None: the write is deleted.
+        atom: Matrix (d_k, d_v) that takes the write's place, or one for each text,
+            (batch, d_k, d_v); None: the write is deleted.
         scale: ``natural``: the atom as it is given. ``matched``: with the write's Frobenius norm.
+        adds: Whether the atom is added to the write, and does not take its place.
     """
 
     layer: int
@@ -31,26 +33,25 @@ class Change:
     position: int
     atom: torch.Tensor | None = None
     scale: Literal["natural", "matched"] = "natural"
+    adds: bool = False
 
     def __post_init__(self) -> None:
         whole = Number(at_least=0, whole=True)
         check_fields(self, {"layer": whole, "head": whole, "position": whole})
-        check_fields(self, {"scale": Choice("natural", "matched")})
+        check_fields(self, {"scale": Choice("natural", "matched"), "adds": Flag()})
 
     def __call__(self, at: int, write: torch.Tensor) -> torch.Tensor:
-        """The writes (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
+        """The write (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
         if at != self.position:
             return write
-        native = write[:, self.head]
-        put = torch.zeros_like(native)
-        if self.atom is not None:
-            put = self.atom.to(native).expand_as(native)
-            if self.scale == "matched":
-                size = torch.linalg.matrix_norm(native, keepdim=True)
-                put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
-        changed = write.clone()
-        changed[:, self.head] = put
-        return changed
+        if self.atom is None:
+            return torch.zeros_like(write)
+        put = self.atom.to(write)
+        put = (put[:, None] if put.ndim == 3 else put).expand_as(write)
+        if self.scale == "matched":
+            size = torch.linalg.matrix_norm(write, keepdim=True)
+            put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
+        return write + put if self.adds else put
 
 
 @torch.no_grad()
@@ -70,18 +71,24 @@ def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch
             f"position={change.position} is not in a text of {tokens.shape[1]} tokens: lower it"
         )
 
-    def run(layer: int, inputs: DeltaInputs, initial: Any) -> Scanned:
+    def at_layer(number: int, inputs: DeltaInputs, own: torch.Tensor) -> torch.Tensor:
         n_heads, shape = inputs.v.shape[2], (inputs.k.shape[-1], inputs.v.shape[-1])
         if change.head >= n_heads:
             raise InputError(f"head={change.head} is not one of the {n_heads} heads of the layer")
-        if change.atom is not None and tuple(change.atom.shape) != shape:
+        shapes = (shape, (len(tokens), *shape))
+        if change.atom is not None and tuple(change.atom.shape) not in shapes:
             raise InputError(
                 f"an atom of shape {tuple(change.atom.shape)} cannot take the place of a write of "
                 f"shape {shape}"
             )
-        return scan(inputs, initial, change)
+        out = scan(inputs.of_heads([change.head]), edit=change).out[:, :, 0]
+        before = slice(change.position)
+        check_read_out(number, out[:, before], own[:, before, change.head])
+        new = own.clone()
+        new[:, change.position :, change.head] = out[:, change.position :].to(own.dtype)
+        return new
 
-    with replaced_scan(model, {change.layer}, run):
+    with reached(model, [change.layer], at_layer):
         return model(tokens, use_cache=False).logits
 
 

@@ -20,8 +20,8 @@ def read_out_shift(
         inputs: Of the layer.
         head: Which value head.
         position: After its write.
-        v: Shape (d_k,).
-        w: Shape (d_v,).
+        v: Shape (d_k,), or one for each text, (batch, d_k).
+        w: Shape (d_v,), or (batch, d_v).
 
     Returns:
         (batch, pos, d_v); zeros before the position.
@@ -57,4 +57,5 @@ def _shift(
                 z = z - beta[:, at, None] * k[:, at] * (k[:, at] * z).sum(dim=-1, keepdim=True)
             z = g[:, at, None].exp() * z
         shifts.append((z * q[:, at]).sum(dim=-1))
-    return torch.stack(shifts, dim=1)[..., None] * w.to(q.dtype) / q.shape[-1] ** 0.5
+    w = w.to(q.dtype).expand(len(q), -1)[:, None]
+    return torch.stack(shifts, dim=1)[..., None] * w / q.shape[-1] ** 0.5

@@ -17,11 +17,15 @@ from typing import Any
 
 from sae_lens_poly import constraints
 from sae_lens_poly.constraints import Choice, Constraint, Number
+from sae_lens_poly.training.presets import PRESETS
 
 RECORD = Path(__file__).with_name("flags.json")
 
 #: Flags of this package's ``train`` alone, which no config of SAELens has.
-OF_COMMAND: dict[str, Constraint] = {"latent_shards": Number(at_least=1, whole=True)}
+OF_COMMAND: dict[str, Constraint] = {
+    "latent_shards": Number(at_least=1, whole=True),
+    "preset": Choice(*PRESETS),
+}
 
 
 @dataclass(frozen=True)

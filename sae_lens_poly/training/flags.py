@@ -9,34 +9,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.constraints import Constraint, Flag, read_value
-from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded import (
+    EMBEDDED_DATASET_NAME,
+    EMBEDDED_MODEL_NAME,
+)
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.model_names import guess_model_class, split_model_names
 from sae_lens_poly.training.flag_table import OF_COMMAND, FlagTable, flag_table
+from sae_lens_poly.training.presets import PRESETS
 from sae_lens_poly.training.settings import check_run
 
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
 
-#: What train takes where the user gives no flag: the embedded default.
+    from sae_lens_poly.models.stacked_hooks import StackedHooks
+
+#: What train takes where the user gives no flag: the embedded default (benchmarks/recipe.py).
 RUN_DEFAULTS: dict[str, Any] = {
     "architecture": "poly_crosscoder",
     "model_name": EMBEDDED_MODEL_NAME,
     "dataset_path": EMBEDDED_DATASET_NAME,
     "hook_name": "blocks.{0..5}.hook_resid_post",
-    "training_tokens": 600_000,
-    "train_batch_size_tokens": 1024,
+    "training_tokens": 500_000,
+    "train_batch_size_tokens": 512,
     "context_size": 256,
     "store_batch_size_prompts": 16,
     "exclude_special_tokens": True,
     "is_dataset_tokenized": False,
     "d_sae": 2048,
-    "lr": 0.001,
+    "lr": 0.002,
     "output_path": "output",
     "log_to_wandb": False,
     "verbose": False,
@@ -50,6 +56,7 @@ _ALIASES = {"sae": "architecture"}
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
 _UNKNOWN_WIDTH = 2**20
+_UNKNOWN_ROWS = 2**10
 
 
 def build_config(flags: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
@@ -75,8 +82,7 @@ def read_run(flags: Sequence[str]) -> dict[str, Any]:
             against another.
     """
     words, table = split_words(flags), flag_table()
-    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
-    architecture = read_value("architecture", named, table.run["architecture"])
+    architecture = _architecture(words, table)
     known = table.of(architecture)
     given = {}
     for name, values in words.items():
@@ -99,14 +105,25 @@ def print_help(flags: Sequence[str]) -> None:
     register()
     table = flag_table()
     words = split_words([flag for flag in flags if flag not in ("-h", "--help")])
-    named = words.get("architecture", [RUN_DEFAULTS["architecture"]])
-    architecture = read_value("architecture", named, table.run["architecture"])
+    architecture = _architecture(words, table)
     with contextlib.suppress(SystemExit):
         parse_sae_lens_flags(["--architecture", architecture, "--help"])
     print("\nWhere a flag is not given, train takes:")
-    for name, value in with_defaults({}, architecture, table.of(architecture)).items():
-        if name != "d_in":  # the model's
+    preset = {name: words[name][0] for name in ("preset",) if name in words}
+    for name, value in with_defaults(preset, architecture, table.of(architecture)).items():
+        if name not in ("d_in", "d_k", "preset"):  # the model's
             print(f"  --{name} {value}")
+
+
+def _architecture(words: Mapping[str, list[str]], table: FlagTable) -> str:
+    """What is to be trained: as a flag says, else as the preset does, else the default."""
+    beneath = RUN_DEFAULTS
+    if "preset" in words:
+        beneath = (
+            beneath | PRESETS[read_value("preset", words["preset"], table.run["preset"])].FLAGS
+        )
+    named = words.get("architecture", [beneath["architecture"]])
+    return read_value("architecture", named, table.run["architecture"])
 
 
 def split_words(flags: Sequence[str]) -> dict[str, list[str]]:
@@ -146,9 +163,12 @@ def with_defaults(
         architecture: Of the dictionary that is trained.
         known: The flags that it takes.
     """
-    settings = {"architecture": architecture, **RUN_DEFAULTS}
+    preset = PRESETS.get(given.get("preset", ""))
+    settings = {**RUN_DEFAULTS, "architecture": architecture}
     if "n_hooks" not in known:
         settings["hook_name"] = SINGLE_HOOK_NAME
+    if preset is not None:
+        settings |= _of_preset(preset.FLAGS, given, architecture, known)
     settings |= given
     model_name = settings["model_name"]
     n_hooks = len(expand_hook_names(settings["hook_name"])) * len(split_model_names(model_name))
@@ -159,7 +179,7 @@ def with_defaults(
     anneals_to_0 &= settings.get("lr_end") == 0
     beneath = {
         "model_class_name": guess_model_class(model_name),
-        "d_in": n_hooks * _UNKNOWN_WIDTH,
+        "d_in": n_hooks * _UNKNOWN_WIDTH * given.get("d_k", 1),
         "lr_warm_up_steps": max(0, min(n_steps // 20, (n_steps - decay) // 2)),
         "lr_decay_steps": 0
         if anneals_to_0
@@ -171,8 +191,12 @@ def with_defaults(
             128, -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
         ),
     }
+    if preset is not None:
+        beneath |= preset.fitted(settings, n_steps)
     if "n_hooks" in known:
         beneath["n_hooks"] = n_hooks
+    if "d_k" in known:
+        beneath["d_k"] = _UNKNOWN_ROWS
     if "k" in known:
         beneath["k"] = min(32, settings["d_sae"])
     if given.get("n_hooks", n_hooks) != n_hooks:
@@ -181,6 +205,23 @@ def with_defaults(
             f"{n_hooks} hook points with model_name={model_name!r}: leave n_hooks out"
         )
     return {**beneath, **settings}
+
+
+def _of_preset(
+    flags: Mapping[str, Any], given: Mapping[str, Any], architecture: str, known: Collection[str]
+) -> dict[str, Any]:
+    """What a preset sets, if the dictionary has such flags.
+
+    Raises:
+        InputError: If it has not.
+    """
+    for name in flags:
+        if name not in known:
+            raise InputError(
+                f"preset={given['preset']!r} sets {name}, which architecture={architecture!r} has "
+                f"not: leave architecture out, or take {flags['architecture']!r}"
+            )
+    return {**flags, "architecture": architecture}
 
 
 def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
@@ -219,11 +260,25 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
 
 
 def fit_to_model(
-    cfg: LanguageModelSAERunnerConfig[Any], d_in: int
+    cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks
 ) -> LanguageModelSAERunnerConfig[Any]:
-    """Put the true width into a config whose width was not given."""
+    """Put the model's sizes into a config where they were not given.
+
+    Raises:
+        InputError: If latents are matrices and the model's activations are not.
+    """
+    sizes: dict[str, int] = {}
     if cfg.sae.d_in % _UNKNOWN_WIDTH == 0:
-        cfg.sae = dataclasses.replace(cfg.sae, d_in=d_in)
+        sizes["d_in"] = model.d_in
+    if getattr(cfg.sae, "d_k", None) == _UNKNOWN_ROWS:
+        if model.state_shape is None:
+            raise InputError(
+                f"architecture={cfg.sae.architecture()!r} is for recurrent states of one shape, "
+                f"and hook_name={cfg.hook_name!r} is not: take a model that has them, and name "
+                "them like 'model.layers.{0..2}.linear_attn.state[head=3]'"
+            )
+        sizes["d_k"] = model.state_shape[0]
+    cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
     return cfg
 
 

@@ -394,6 +394,12 @@ def check_stack(cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> 
             f"d_in={cfg.sae.d_in}, but {model.n_hooks} hook points of width {model.d_model} make "
             f"{model.d_in}: set d_in={model.d_in}"
         )
+    shape, d_k = model.state_shape, getattr(cfg.sae, "d_k", None)
+    if shape is not None and d_k not in (None, shape[0]):
+        raise InputError(
+            f"d_k={d_k}, but the states at {cfg.hook_name!r} are {shape[0]} x {shape[1]}: set "
+            f"d_k={shape[0]}"
+        )
     if cfg.hook_head_index is not None:
         raise InputError(
             f"hook_head_index={cfg.hook_head_index}: hook points are trained on as a whole: leave "

@@ -8,11 +8,8 @@ import torch
 from sae_lens import SAE
 
 from sae_lens_poly import InputError, StackedHooks
-from sae_lens_poly.analysis.feature_files import (
-    FeatureFileSettings,
-    LatentRecords,
-    write_feature_files,
-)
+from sae_lens_poly.analysis.feature_file_settings import FeatureFileSettings
+from sae_lens_poly.analysis.feature_files import LatentRecords, write_feature_files
 from tests.evaluation.test_splicing import crosscoder
 
 HOOKS = "blocks.{1..3}.hook_resid_post"

@@ -47,6 +47,14 @@ def sets_of(cfg):
     return reads, writes
 
 
+def weights_of_penalty(cfg, W_dec):
+    """By what penalties weigh each latent, (F,), from W_dec (L, d, F)."""
+    squares = W_dec.pow(2).sum(1)
+    if cfg.sparsity_penalty == "l2_of_norms":
+        return squares.sum(0).sqrt()
+    return squares.clamp_min(1e-300).sqrt().sum(0)
+
+
 class Reference:
     """Reads the weights of a training crosscoder and does everything else by itself."""
 
@@ -178,14 +186,10 @@ class Reference:
                 inner = (self.reconstruct(z, width) - target).pow(2).sum((1, 2)).mean()
                 losses[f"inner_mse_loss_{width}"] = inner
         if cfg.sparsifier == "relu":
-            norms = self.W_dec.pow(2).sum(1)
-            weights = {
-                "l1_of_norms": lambda: norms.clamp_min(1e-300).sqrt().sum(0),
-                "l2_of_norms": lambda: norms.sum(0).sqrt(),
-            }[cfg.sparsity_penalty]()
+            weights = weights_of_penalty(cfg, self.W_dec)
             losses["l1_loss"] = coefficients["l1"] * (z * weights).sum(1).mean()
         if cfg.sparsifier == "jumprelu":
-            norms = self.W_dec.pow(2).sum(1).clamp_min(1e-300).sqrt().sum(0)
+            norms = weights_of_penalty(cfg, self.W_dec)
             if cfg.jumprelu_sparsity_loss_mode == "tanh":
                 per_token = torch.tanh(cfg.jumprelu_tanh_scale * z * norms).sum(1)
             else:
@@ -194,7 +198,8 @@ class Reference:
             if cfg.pre_act_loss_coefficient is not None:
                 scores, threshold, *_ = self.jump(pre)
                 weights = 1.0 if cfg.score_by_decoder_norm else norms
-                below = ((threshold - scores).relu() * dead * weights).sum(1).mean()
+                counts = dead if cfg.pre_act_loss_on == "dead" else torch.ones_like(dead)
+                below = ((threshold - scores).relu() * counts * weights).sum(1).mean()
                 losses["pre_act_loss"] = cfg.pre_act_loss_coefficient * below
         if cfg.aux_loss_coefficient and dead.any():
             losses["auxiliary_reconstruction_loss"] = self.aux_k(pre, target - recon, dead)

@@ -50,6 +50,14 @@ SPARSIFIERS = {
     "relu, L2 of norms": {"sparsity_penalty": "l2_of_norms"},
     "jumprelu": {"jumprelu_init_threshold": 0.3, "jumprelu_bandwidth": 2.0},
     "jumprelu, tanh": {"jumprelu_sparsity_loss_mode": "tanh", "pre_act_loss_coefficient": 0.1},
+    "jumprelu, January 2025": {
+        "jumprelu_sparsity_loss_mode": "tanh",
+        "jumprelu_bandwidth": 2.0,
+        "jumprelu_ste_to_input": True,
+        "sparsity_penalty": "l2_of_norms",
+        "pre_act_loss_coefficient": 0.1,
+        "pre_act_loss_on": "all",
+    },
     "jumprelu, to the input": {"jumprelu_bandwidth": 2.0, "jumprelu_ste_to_input": True},
     "matryoshka": {"k": 3.0, "matryoshka_widths": [3, 7]},
 }

@@ -1,5 +1,6 @@
 """The JSON of a graph against circuit-tracer's, and against Neuronpedia's schema."""
 
+import dataclasses
 import json
 
 import jsonschema
@@ -114,6 +115,19 @@ def test_errors_and_features_of_layer_0_have_ids_of_their_own():
     assert {(number, position) for layer, position, number in features if layer == 0} & set(at)
     ids = [node["node_id"] for node in content["nodes"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_labels_show_what_front_ends_would_cut_or_leave_blank():
+    graph = graph_of("clt_layernorm")
+    texts = ['\n\t"', *graph.logit_texts[1:]]
+    graph, latent = dataclasses.replace(graph, logit_texts=texts), int(graph.latents[0])
+    content = graph_json(graph, "a", "tiny", PruningSettings(1, 1), labels={latent: 'a\n"'})
+    clerps = {node["node_id"]: node["clerp"] for node in content["nodes"]}
+    target = next(node["clerp"] for node in content["nodes"] if node["is_target_logit"])
+    # As circuit-tracer's front end takes a label apart.
+    assert target.split('"')[1] == "\u23ce\u2192\u201d"
+    layer, position, number = graph.features[0].tolist()
+    assert clerps[f"{layer}_{number}_{position}"] == "a\u23ce\u201d"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -23,6 +23,7 @@ WRONG = {
     "train --model_name stdlib-6l,stdlib-6l": "twice",
     "train --device cuda": "device='cuda'",
     "train --structure free": "structure='free'",
+    "train --preset plt": "preset='plt'",
     "evaluate": "required: folder",
     "evaluate nowhere": "folder='nowhere' is not there",
     "evaluate file": "folder='file' is not a folder",
@@ -39,6 +40,8 @@ WRONG = {
     f"evaluate {DICTIONARY} --device cuda": "device='cuda'",
     f"evaluate {DICTIONARY} --revision main": "revision='main'",
     "evaluate user/repo:a/../b": "path='a/../b'",
+    f"features {DICTIONARY} --n_bins 0": "n_bins=0",
+    f"features {DICTIONARY} --output file": "output='file'",
     "compare": "either a YAML file or --preset",
     "compare no_such": "the presets are",
     "compare --preset stdlib-polysae file": "either a YAML file or --preset",
@@ -206,5 +209,5 @@ def test_help_lists_flags_and_what_train_sets(capsys):
     assert main(["train", "--architecture", "topk", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--lr_scheduler_name" in said
-    assert "--training_tokens 600000" in said
+    assert "--training_tokens 500000" in said
     assert Path("output").name in said

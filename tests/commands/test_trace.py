@@ -54,6 +54,7 @@ def test_feature_files_beside_the_graph(folder, tmp_path):
     for node in nodes:
         feature = json.loads((tmp_path / "features" / "a" / f"{node['feature']}.json").read_text())
         assert feature["index"] == int(node["node_id"].split("_")[1])
+        assert node["clerp"].startswith(f"#{feature['index']} \u2192 ")
     assert (
         len(list((tmp_path / "features" / "a").iterdir())) == len({n["feature"] for n in nodes}) > 0
     )

@@ -1,7 +1,6 @@
 """Runs a function in several gloo processes."""
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
@@ -12,13 +11,10 @@ import torch.multiprocessing as mp
 
 def in_processes(n_processes, function, *arguments, n_shards=1, kwargs=None):
     """What ``function(mesh, *arguments, **kwargs)`` returns in each of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(
             _run,
-            (n_processes, n_shards, port, folder, function, arguments, kwargs or {}),
+            (n_processes, n_shards, folder, function, arguments, kwargs or {}),
             n_processes,
             start_method="fork",
         )
@@ -27,12 +23,15 @@ def in_processes(n_processes, function, *arguments, n_shards=1, kwargs=None):
         ]
 
 
-def _run(rank, n_processes, n_shards, port, folder, function, arguments, kwargs):
+def _run(rank, n_processes, n_shards, folder, function, arguments, kwargs):
     from sae_lens_poly.distributed.process_mesh import ProcessMesh
 
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    dist.init_process_group("gloo", rank=rank, world_size=n_processes)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    # They meet in a file: a port that was free a moment ago may by now be another test's.
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=n_processes
+    )
     try:
         result = function(ProcessMesh(n_shards=n_shards), *arguments, **kwargs)
         torch.save(result, Path(folder) / str(rank))

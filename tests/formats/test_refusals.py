@@ -63,6 +63,26 @@ REFUSED = {
         changed_tensors(code_normalization_id=torch.tensor(3)),
         "alpha_sae and alpha_cc stand in config.json",
     ),
+    "a norm that is no number": (
+        NORMALISED,
+        changed_tensors(code_normalization_id=torch.tensor(torch.nan)),
+        "code_normalization_id=nan",
+    ),
+    "a threshold that is no number": (
+        NORMALISED,
+        changed_tensors(threshold=torch.tensor(torch.nan)),
+        "threshold has NaN",
+    ),
+    "hook points below none": (
+        "crosscode/acausal_relu",
+        configured(n_models=-1),
+        "n_models, n_hookpoints",
+    ),
+    "half a latent": (
+        "circuit_tracer_transcoder_set/topk",
+        changed_tensors(k=torch.tensor(3.5)),
+        "k=3.5",
+    ),
     "no such norm": (
         NORMALISED,
         changed_tensors(code_normalization_id=torch.tensor(9)),

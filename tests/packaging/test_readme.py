@@ -38,8 +38,9 @@ def test_training_from_python(tmp_path, monkeypatch):
         "Skylion007/openwebtext": "stdlib",
         "{2..9}": "{1..2}",
         "d_sae=16384, k=64": "d_sae=128, k=8",
-        "300_000_000": "16384, lr=3e-3, context_size=64, train_batch_size_tokens=256, "
-        "n_batches_in_buffer=16, store_batch_size_prompts=4",
+        "300_000_000": "16384, context_size=64, n_batches_in_buffer=16, store_batch_size_prompts=4",
+        "=4096": "=256",
+        "lr=3e-4": "lr=3e-3",
         '"cuda"': '"cpu"',
     }.items():
         assert old in block

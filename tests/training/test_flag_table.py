@@ -16,7 +16,7 @@ from sae_lens_poly.training.flag_table import (
     flag_table,
     flags_of_classes,
 )
-from sae_lens_poly.training.flags import build_config
+from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config
 from sae_lens_poly.training.settings import CONSTRAINTS, NOT_SETTINGS
 
 TABLE = flags_of_classes()
@@ -79,7 +79,11 @@ def test_values_are_those_that_saelens_reads(flags):
         "dead_feature_window": "100",
     }
     words = [*(f"--{name}={value}" for name, value in common.items()), *flags.split()]
-    ours = {"--verbose": "False", "--lr": "0.001", "--exclude_special_tokens": "True"}
+    ours = {
+        "--verbose": "False",
+        "--lr": str(RUN_DEFAULTS["lr"]),
+        "--exclude_special_tokens": "True",
+    }
     ours = [f"{name}={value}" for name, value in ours.items()]
     assert build_config(words).to_dict() == parse_sae_lens_flags([*ours, *words]).to_dict()
 

@@ -10,7 +10,7 @@ import torch
 from sae_lens_poly import InputError, TrainingCrosscoderConfig, TrainingRunner
 from sae_lens_poly.constraints import Choice, Flag, ListOf, Number
 from sae_lens_poly.training.flag_table import flags_of_classes
-from sae_lens_poly.training.flags import read_run
+from sae_lens_poly.training.flags import RUN_DEFAULTS, read_run
 from sae_lens_poly.training.settings import check_runner_config, plain
 from tests.training.test_resume import runner_config
 
@@ -97,16 +97,16 @@ def test_every_flag_refuses_what_it_cannot_be(name):
         ("--output_path", "output_path needs a value"),
         # combinations
         ("--training_tokens 100", "training_tokens=100 is less than one batch"),
-        ("--lr_warm_up_steps 600", "lr_warm_up_steps=600 and lr_decay_steps=0 leave -15"),
-        ("--lr_decay_steps 600", "lr_warm_up_steps=0 and lr_decay_steps=600 leave -15"),
-        ("--lr_warm_up_steps 300 --lr_decay_steps 300", "leave -15 of the run's 585"),
-        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 585", "needs 1"),
+        ("--lr_warm_up_steps 991", "lr_warm_up_steps=991 and lr_decay_steps=0 leave -15"),
+        ("--lr_decay_steps 991", "lr_warm_up_steps=0 and lr_decay_steps=991 leave -15"),
+        ("--lr_warm_up_steps 500 --lr_decay_steps 491", "leave -15 of the run's 976"),
+        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 976", "needs 1"),
         ("--lr_scheduler_name cosineannealingwarmrestarts --n_restart_cycles 999", "needs 999"),
         (
             "--lr_scheduler_name cosineannealing --lr_end 0 --lr_decay_steps 5",
             "lr_decay_steps=5 would decay from lr_end=0",
         ),
-        ("--n_batches_in_buffer 2", "train_batch_size_tokens=1024 .* = 512"),
+        ("--n_batches_in_buffer 1", "train_batch_size_tokens=512 .* = 256"),
         ("--use_chat_formatting --is_dataset_tokenized", "use_chat_formatting=True"),
         ("--seqpos_slice 300 400", "leaves none of the context_size=256"),
         ("--seqpos_slice 0 9 1", "a step above 1"),
@@ -178,15 +178,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("", (29, 146)),
-        ("--training_tokens 10240", (0, 2)),
-        ("--lr_warm_up_steps 580", (580, 2)),
-        ("--lr_decay_steps 585", (0, 585)),
-        ("--lr_decay_steps 580", (2, 580)),
-        ("--lr_scheduler_name cosineannealing", (29, 146)),
-        ("--lr_scheduler_name cosineannealing --lr_end 0", (29, 0)),
-        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 500", (500, 42)),
-        ("--lr_end 0", (29, 146)),
+        ("", (48, 244)),
+        ("--training_tokens 10240", (1, 5)),
+        ("--lr_warm_up_steps 971", (971, 2)),
+        ("--lr_decay_steps 976", (0, 976)),
+        ("--lr_decay_steps 971", (2, 971)),
+        ("--lr_scheduler_name cosineannealing", (48, 244)),
+        ("--lr_scheduler_name cosineannealing --lr_end 0", (48, 0)),
+        ("--lr_scheduler_name cosineannealing --lr_warm_up_steps 900", (900, 38)),
+        ("--lr_end 0", (48, 244)),
     ],
 )
 def test_the_default_schedule_makes_room_for_what_is_given(flags, expected):
@@ -197,7 +197,7 @@ def test_the_default_schedule_makes_room_for_what_is_given(flags, expected):
 def test_defaults_follow_the_size_of_a_run():
     assert read_run(["--d_sae", "8"])["k"] == 8
     assert read_run([])["k"] == 32
-    assert read_run([])["dead_feature_window"] == 50
+    assert read_run([])["dead_feature_window"] == 81
     assert read_run(["--training_tokens", "100000000"])["dead_feature_window"] == 1000
     assert read_run(["--dead_feature_window", "7"])["dead_feature_window"] == 7
     assert read_run([])["n_batches_in_buffer"] == 128
@@ -230,8 +230,8 @@ def test_cosines_anneal(name):
         optimizer.step()
         schedule.step()
     between = rates[trainer.lr_warm_up_steps : -trainer.lr_decay_steps]
-    assert max(between) == pytest.approx(1e-3)
-    assert min(between) == pytest.approx(1e-4, rel=0.05)
+    assert max(between) == pytest.approx(RUN_DEFAULTS["lr"])
+    assert min(between) == pytest.approx(RUN_DEFAULTS["lr"] / 10, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import Self, override
 
 from sae_lens_poly.architectures.checks import check_matryoshka_widths, check_training_dtype
+from sae_lens_poly.architectures.crosscoders.atom_upkeep import AtomUpkeep
 from sae_lens_poly.architectures.crosscoders.old_fields import with_new_names
 from sae_lens_poly.architectures.crosscoders.skips import parse_skips
 from sae_lens_poly.architectures.crosscoders.stack import (
@@ -147,11 +148,15 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
             (as fmxcoder has it; the norms would cost a product with the dense tensor each step).
         topk_threshold_lr (float): BatchTopK: weight of a batch in the moving average that becomes
             the inference threshold.
-        sparsity_penalty (str): ReLU: ``l1_of_norms`` or ``l2_of_norms`` (Lindsey et al. 2024).
+        sparsity_penalty (str): ReLU and JumpReLU: whether penalties take a latent's decoder norms
+            at its hook points together as their sum, ``l1_of_norms``, or as the norm of all that it
+            writes, ``l2_of_norms`` (Lindsey et al. 2024).
         l1_coefficient (float): ReLU: weight of the penalty.
         l1_warm_up_steps (int): ReLU: steps over which the weight rises from 0.
         jumprelu_init_threshold (float): This and the next seven as in SAELens'
             JumpReLUTrainingSAEConfig.
+        pre_act_loss_on (str): Which latents the loss on pre-activations is of: the ``dead``, as in
+            SAELens, or ``all``, as in the Circuits Updates of January 2025.
         use_sparse_activations (bool): Whether training steps of TopK and BatchTopK touch active
             latents only. Faster than dense ones, with the same numbers.
         mask_p (float): Stochastic layer masking (fmxcoder, Demou et al. 2026): the probability
@@ -201,6 +206,7 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
     l0_coefficient: float = 1.0
     l0_warm_up_steps: int = 0
     pre_act_loss_coefficient: float | None = None
+    pre_act_loss_on: Literal["dead", "all"] = "dead"
     jumprelu_tanh_scale: float = 4.0
     jumprelu_ste_to_input: bool = False
     target_l0: float | None = None
@@ -306,6 +312,10 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
                 f"encoder_init='transposed' needs an encoder of the decoder's form, and they are "
                 f"{both[0]} and {both[1]}: make them equal or set encoder_init='independent'"
             )
+
+    def make_upkeep(self) -> AtomUpkeep | None:
+        """What is done to latents every so many steps; these crosscoders have nothing."""
+        return None
 
     def _check_masking(self) -> None:
         if self.mask_p == 1 and self.mask_mode == "bernoulli":

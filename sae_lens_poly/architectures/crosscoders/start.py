@@ -25,7 +25,7 @@ def start_weights_(cfg: Any, encoder: Weights, decoder: Weights, structure: Hook
     factored = {id(weights): _factored(weights) for weights in (decoder, encoder)}
     forms = [form for form in factored.values() if form is not None]
     for form in forms:
-        form.balance_(_stack_norm(cfg))
+        form.balance_(stack_norm_of(cfg))
     if transposed and len(forms) == 2:
         encoder.copy_from_(decoder)
         return
@@ -52,7 +52,8 @@ def _block(weights: Weights, number: int) -> Dense:
     return block
 
 
-def _stack_norm(cfg: Any) -> float:
+def stack_norm_of(cfg: Any) -> float:
+    """Norm of a latent's decoder over the stack at the start."""
     # Without a norm, what Kaiming's uniform draws have on average.
     norm = 2**0.5 if cfg.decoder_init_norm is None else cfg.decoder_init_norm
     over_each_hook = cfg.decoder_init_norm is not None and cfg.init_norm_over == "hook"

@@ -59,6 +59,7 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
         self.hook_scales = HookScales(cfg.n_hooks, self.d_model, self.device)
         self.sparsifier = SPARSIFIERS[cfg.sparsifier](cfg, cfg.d_sae, self.device)
         self.masking = LayerMasking(cfg.mask_mode, cfg.mask_p, cfg.mask_seed, cfg.n_hooks)
+        self.upkeep = cfg.make_upkeep()
         self.steps_sparsely = cfg.use_sparse_activations and self.sparsifier.selects
         self.has_unwritten = len(self.structure.written) < cfg.n_hooks
         self.inner_widths = [width for width in cfg.matryoshka_widths if width < cfg.d_sae]
@@ -79,6 +80,8 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             self.initialise_from_batch_(x)
         elif step == 0:  # trained before, but perhaps with a linear decoder
             self.scale_codes_from_(x)
+        if self.upkeep is not None:
+            self.upkeep.before_step_(self, x, step, step_input.dead_neuron_mask)
         self.sparsifier.prepare_(step)
         if self.polynomial is not None:
             self.polynomial.retract_()

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from sae_lens.saes.sae import SAE
 from torch.autograd.function import once_differentiable
 
+from sae_lens_poly.errors import InputError
+
 # One product is a CSR one, and torch announces that on first use. The tests pin its numbers.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
@@ -26,6 +28,34 @@ SPARSE_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 # Sums over each bag; no frame of Python's between a step and the kernel.
 _weighted_sums = partial(F.embedding_bag, mode="sum", include_last_offset=True)
+
+# What takes the place of torch's kernels, by the type of the device; see `use_triton`.
+_other_weighted_sums: dict[str, Callable[..., torch.Tensor]] = {}
+_other_entries: dict[str, Callable[..., torch.Tensor]] = {}
+
+
+def use_triton(on: bool = True, device: str = "cuda") -> None:
+    """Have products with a sparse code computed by Triton kernels instead of torch's.
+
+    Off by default: they are tested under Triton's interpreter, and have not been timed on a GPU.
+
+    Args:
+        on: Whether to.
+        device: The type of the devices on which to.
+
+    Raises:
+        InputError: If triton is not installed.
+    """
+    _other_weighted_sums.pop(device, None)
+    _other_entries.pop(device, None)
+    if not on:
+        return
+    from sae_lens_poly.architectures.kernels import triton_products  # which takes a while
+
+    if triton_products.triton is None:
+        raise InputError("use_triton: there is no triton here: pip install triton")
+    _other_weighted_sums[device] = triton_products.weighted_sums
+    _other_entries[device] = triton_products.entries_of_product
 
 
 class ActivePattern:
@@ -59,7 +89,7 @@ class ActivePattern:
 
     def times(self, values: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """``Z @ dense`` for entries ``values`` (nnz,) and ``dense`` (d_sae, m): (n, m)."""
-        return _weighted_sums(
+        return _other_weighted_sums.get(dense.device.type, _weighted_sums)(
             self.cols,
             dense,
             self.row_starts,
@@ -69,7 +99,7 @@ class ActivePattern:
     def transposed_times(self, values: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """``Z^T @ dense`` for entries ``values`` (nnz,) and ``dense`` (n, m): (d_sae, m)."""
         order, starts = self.by_latent
-        return _weighted_sums(
+        return _other_weighted_sums.get(dense.device.type, _weighted_sums)(
             self.rows[order],
             dense,
             starts,
@@ -78,6 +108,8 @@ class ActivePattern:
 
     def entries_of_product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """The entries (nnz,) of ``left @ right^T``, (n, m) and (d_sae, m), at the active places."""
+        if right.device.type in _other_entries:
+            return _other_entries[right.device.type](self.rows, self.cols, left, right)
         at_least_float32 = torch.promote_types(right.dtype, torch.float32)  # torch has no narrower
         left, right = left.to(at_least_float32), right.to(at_least_float32)
         zeros = torch.sparse_csr_tensor(
@@ -106,7 +138,7 @@ class _CodeTimesDense(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(values, dense)
-        return _weighted_sums(
+        return _other_weighted_sums.get(dense.device.type, _weighted_sums)(
             pattern.cols,
             dense,
             pattern.row_starts,

@@ -12,7 +12,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from sae_lens_poly.architectures.kernels.at_least_float32 import AtLeastFloat32
 from sae_lens_poly.architectures.kernels.sparse_code import scale_latents
 from sae_lens_poly.architectures.world import World
-from sae_lens_poly.constraints import Constraint, Number
+from sae_lens_poly.constraints import Choice, Constraint, Number
 from sae_lens_poly.errors import InputError
 
 #: Sparsifier to its class, by the name that ``sparsifier`` of a config gives it.
@@ -147,6 +147,10 @@ def score(hidden_pre: torch.Tensor, latent_norms: torch.Tensor | None) -> torch.
         return hidden_pre
     return scale_latents(hidden_pre, latent_norms.to(hidden_pre.dtype))
 
+
+#: How penalties make one number of a latent's decoder norms at its hook points: the norm of these.
+NORMS = {"l1_of_norms": 1, "l2_of_norms": 2}
+PENALTY = Choice(*NORMS)
 
 #: What the fields of sparsifiers with a number k of active latents may be.
 K_CONSTRAINTS: dict[str, Constraint] = {

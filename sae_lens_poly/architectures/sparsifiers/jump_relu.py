@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from sae_lens.saes import jumprelu_sae
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 
-from sae_lens_poly.architectures.sparsifiers.base import Sparsifier, score
+from sae_lens_poly.architectures.sparsifiers.base import NORMS, PENALTY, Sparsifier, score
 from sae_lens_poly.constraints import Choice, Flag, Number
 from sae_lens_poly.errors import InputError
 
@@ -20,12 +21,14 @@ class JumpReLU(Sparsifier, name="jumprelu"):
     """A trained threshold per latent, on its score (Rajamanoharan et al. 2024).
 
     SAELens' function, its straight-through gradients and its losses (``step``, ``tanh``,
-    ``quadratic``, and the one on pre-activations of dead latents); where they weight by the
-    decoder norm, it is the sum over hook points.
+    ``quadratic``, and the one on pre-activations). Where they weight by the decoder norm, it is the
+    sum over hook points (``sparsity_penalty="l1_of_norms"``) or the norm of all that the latent
+    writes (``"l2_of_norms"``). SAELens' loss on pre-activations is that of dead latents;
+    ``pre_act_loss_on="all"`` is that of all, as in the Circuits Updates of January 2025.
 
     Args:
         cfg: The fields ``jumprelu_*``, ``l0_*``, ``pre_act_loss_coefficient`` and ``target_l0``
-            of SAELens' JumpReLUTrainingSAEConfig.
+            of SAELens' JumpReLUTrainingSAEConfig, ``sparsity_penalty`` and ``pre_act_loss_on``.
         d_sae: Number of latents.
     """
 
@@ -38,6 +41,8 @@ class JumpReLU(Sparsifier, name="jumprelu"):
         "l0_coefficient": Number(at_least=0),
         "l0_warm_up_steps": Number(at_least=0, whole=True),
         "pre_act_loss_coefficient": Number(at_least=0, optional=True),
+        "pre_act_loss_on": Choice("dead", "all"),
+        "sparsity_penalty": PENALTY,
         "target_l0": Number(above=0, optional=True),
     }
 
@@ -50,6 +55,7 @@ class JumpReLU(Sparsifier, name="jumprelu"):
     def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
         super().__init__(cfg, d_sae)
         self.cfg = cfg
+        self.p = NORMS[cfg.sparsity_penalty]
         start = torch.full((d_sae,), cfg.jumprelu_init_threshold, device=device)
         self.threshold = nn.Parameter(start)
 
@@ -101,13 +107,16 @@ class JumpReLU(Sparsifier, name="jumprelu"):
     ) -> dict[str, torch.Tensor]:
         # SAELens' method reads four attributes of its dictionary, and of W_dec the row norms alone.
         scores, cfg = score(hidden_pre, latent_norms), self.cfg
+        if cfg.pre_act_loss_on == "all":
+            of_all = torch.ones_like(self.threshold, dtype=torch.bool)
+            step_input = dataclasses.replace(step_input, dead_neuron_mask=of_all)
         if latent_norms is not None:  # its loss on pre-activations would weight scores once more
             cfg = SimpleNamespace(**{**vars(cfg), "pre_act_loss_coefficient": None})
         dictionary: Any = SimpleNamespace(
             cfg=cfg,
             threshold=self.threshold,
             bandwidth=cfg.jumprelu_bandwidth,
-            W_dec=decoder_norms().sum(dim=-1, keepdim=True),
+            W_dec=decoder_norms().norm(p=self.p, dim=-1, keepdim=True),
         )
         losses = jumprelu_sae.JumpReLUTrainingSAE.calculate_aux_loss(
             dictionary, step_input, feature_acts, scores, feature_acts

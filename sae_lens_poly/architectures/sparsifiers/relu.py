@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 
-from sae_lens_poly.architectures.sparsifiers.base import Sparsifier
-from sae_lens_poly.constraints import Choice, Number
+from sae_lens_poly.architectures.sparsifiers.base import NORMS, PENALTY, Sparsifier
+from sae_lens_poly.constraints import Number
 
 
 class ReLU(Sparsifier, name="relu"):
@@ -21,7 +21,7 @@ class ReLU(Sparsifier, name="relu"):
     """
 
     CONSTRAINTS: ClassVar = {
-        "sparsity_penalty": Choice("l1_of_norms", "l2_of_norms"),
+        "sparsity_penalty": PENALTY,
         "l1_coefficient": Number(at_least=0),
         "l1_warm_up_steps": Number(at_least=0, whole=True),
     }
@@ -31,7 +31,7 @@ class ReLU(Sparsifier, name="relu"):
 
     def __init__(self, cfg: Any, d_sae: int, device: torch.device | str = "cpu") -> None:
         super().__init__(cfg, d_sae)
-        self.p = {"l1_of_norms": 1, "l2_of_norms": 2}[cfg.sparsity_penalty]
+        self.p = NORMS[cfg.sparsity_penalty]
         self.coefficient = TrainCoefficientConfig(cfg.l1_coefficient, cfg.l1_warm_up_steps)
 
     def forward(

@@ -218,5 +218,10 @@ class Dense(Weights, form="dense"):
         self.W.copy_(rows)
 
     @torch.no_grad()
+    def take_rows_(self, latents: slice | torch.Tensor, rows: torch.Tensor) -> None:
+        """Take vectors (n_latents, n_hooks * d_model) for some latents."""
+        self.W[latents] = rows.to(self.W)
+
+    @torch.no_grad()
     def copy_from_(self, other: Weights) -> None:
         self.take_dense_(other.dense())

@@ -126,11 +126,19 @@ class MatrixAtoms(Weights, form="matrix"):
 
         Both vectors of a pair get the root of the singular value.
         """
+        self.take_rows_(ALL, rows)
+
+    @torch.no_grad()
+    def take_rows_(self, latents: slice | torch.Tensor, rows: torch.Tensor) -> None:
+        """The same for some latents, (n_latents, n_hooks * d_model)."""
         matrices = rows.unflatten(1, (self.n_hooks, self.d_k, -1)).float()
         U, S, Vh = torch.linalg.svd(matrices, full_matrices=False)
         root = S[..., : self.rank, None].sqrt()
-        self.left.copy_(U.transpose(-2, -1)[..., : self.rank, :] * root)
-        self.right.copy_(Vh[..., : self.rank, :] * root)
+        left, right = (
+            U.transpose(-2, -1)[..., : self.rank, :] * root,
+            Vh[..., : self.rank, :] * root,
+        )
+        self.left[latents], self.right[latents] = left.to(self.left), right.to(self.right)
 
     @staticmethod
     def count(n_hooks: int, d_model: int, d_sae: int, ranks: list[int]) -> int:

@@ -3,15 +3,17 @@
 # No "from __future__ import annotations" here: SAELens' command line reads the types of fields.
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from typing_extensions import override
 
+from sae_lens_poly.architectures.crosscoders.atom_upkeep import AtomUpkeep
 from sae_lens_poly.architectures.crosscoders.config import (
     CrosscoderConfig,
     TrainingCrosscoderConfig,
 )
-from sae_lens_poly.constraints import Choice, Number, check_fields
+from sae_lens_poly.architectures.crosscoders.start import stack_norm_of
+from sae_lens_poly.constraints import Choice, Constraint, Number, check_fields
 from sae_lens_poly.errors import InputError
 
 
@@ -42,17 +44,32 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
     ``decoder_weights`` and their ranks follow from these fields:
 
     Args:
-        d_k (int): Number of rows of a state: the width of a key.
+        d_k (int): Number of rows of a state: the width of a key. The command line fills it in.
         rank (int): Rank r of a latent's matrix ``sum_r v_ir w_ir^T``.
         encoder (str): ``bilinear``: a latent reads ``sum_r V_ir^T S W_ir`` with vectors of its own.
             ``dense``: it reads every entry by a weight of its own. (The paper has both.)
+        renormalise_every (int): Every so many steps, all atoms get the norm that they started
+            with. 0: never.
+        revive_every (int): Every so many steps, each dead latent gets the leading singular vectors
+            of a state that is drawn in proportion to its error. 0: never.
     """
 
     d_k: int = 1
     rank: int = 1
     encoder: Literal["bilinear", "dense"] = "bilinear"
+    renormalise_every: int = 0
+    revive_every: int = 0
     sparsifier: str = "topk"
     apply_b_dec_to_input: bool = False
+
+    #: What the fields may be.
+    WRITE_SAE_CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
+        "d_k": Number(at_least=1, whole=True),
+        "rank": Number(at_least=1, whole=True),
+        "encoder": Choice("bilinear", "dense"),
+        "renormalise_every": Number(at_least=0, whole=True),
+        "revive_every": Number(at_least=0, whole=True),
+    }
 
     @override
     @classmethod
@@ -60,9 +77,14 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
         return "write_sae"
 
     @override
+    def make_upkeep(self) -> AtomUpkeep | None:
+        if not (self.renormalise_every or self.revive_every):
+            return None
+        return AtomUpkeep(self.renormalise_every, self.revive_every, stack_norm_of(self))
+
+    @override
     def __post_init__(self) -> None:
-        whole = Number(at_least=1, whole=True)
-        check_fields(self, {"d_k": whole, "rank": whole, "encoder": Choice("bilinear", "dense")})
+        check_fields(self, self.WRITE_SAE_CONSTRAINTS)
         matrix = [self.d_k, self.rank]
         bilinear = self.encoder == "bilinear"
         forms = {"encoder": "matrix" if bilinear else "dense", "decoder": "matrix"}
