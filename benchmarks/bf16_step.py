@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
-from step_timing import make_trainer
+from step_timing import add_sizes, make_trainer
 
 from sae_lens_poly.activations.reader import CachedRows
 from sae_lens_poly.models.loading import load_stacked_model
@@ -104,11 +104,7 @@ def compare_accuracy(options: argparse.Namespace) -> None:
 def main() -> None:
     """Time the steps, then compare what is reached."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n_hooks", type=int, default=8)
-    parser.add_argument("--d_model", type=int, default=768)
-    parser.add_argument("--d_sae", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=1024)
+    add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warm_up", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=150_000)

@@ -22,7 +22,7 @@ from factored_fields import factored
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
-from step_timing import print_steps, run_in_own_process
+from step_timing import add_ranks, add_sizes, print_steps, run_in_own_process
 from torch import nn
 
 import sae_lens_poly  # noqa: F401  (registers the architectures)
@@ -159,13 +159,8 @@ def median_time(run: Any, repeats: int) -> float:
 def main() -> None:
     """Run the arms in turn and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n_hooks", type=int, default=8)
-    parser.add_argument("--d_model", type=int, default=768)
-    parser.add_argument("--d_sae", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--cp_rank", type=int, default=768)
-    parser.add_argument("--ring_ranks", type=int, nargs=3, default=[4, 192, 4])
+    add_sizes(parser)
+    add_ranks(parser)
     parser.add_argument("--selection_batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warm_up", type=int, default=1)

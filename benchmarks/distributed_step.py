@@ -21,7 +21,7 @@ import time
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from step_timing import make_trainer
+from step_timing import add_sizes, make_trainer
 
 import sae_lens_poly  # noqa: F401  (registers the architectures)
 from sae_lens_poly.distributed.join import joined
@@ -68,11 +68,7 @@ def time_steps(trainer, own, options, mesh=None) -> list[float]:
 def main() -> None:
     """Run all arms in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n_hooks", type=int, default=8)
-    parser.add_argument("--d_model", type=int, default=256)
-    parser.add_argument("--d_sae", type=int, default=8192)
-    parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=2048)
+    add_sizes(parser, d_model=256, d_sae=8192, k=32, batch=2048)
     parser.add_argument("--warm_up", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--n_shards", type=int, default=0, help="run one arm; torchrun starts it")

@@ -22,7 +22,7 @@ import torch
 from crosscoder_step import arms, config_fields, make
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
-from step_timing import make_trainer
+from step_timing import add_ranks, add_sizes, make_trainer
 
 from sae_lens_poly.architectures.kernels.sparse_code import use_triton
 
@@ -127,13 +127,8 @@ def print_share_of_peak(options: argparse.Namespace) -> None:
 def main() -> None:
     """Check on any device; time on a GPU."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n_hooks", type=int, default=8)
-    parser.add_argument("--d_model", type=int, default=768)
-    parser.add_argument("--d_sae", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--cp_rank", type=int, default=768)
-    parser.add_argument("--ring_ranks", type=int, nargs=3, default=[4, 192, 4])
+    add_sizes(parser, batch=4096)
+    add_ranks(parser)
     parser.add_argument("--warm_up", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()

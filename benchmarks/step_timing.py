@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -12,6 +13,25 @@ from typing import Any
 import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
+
+
+def add_sizes(
+    parser: argparse.ArgumentParser,
+    d_model: int = 768,
+    d_sae: int = 16384,
+    k: int = 64,
+    batch: int = 1024,
+) -> None:
+    """Flags for the sizes of a crosscoder, with these defaults."""
+    sizes = {"n_hooks": 8, "d_model": d_model, "d_sae": d_sae, "k": k, "batch": batch}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+
+
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    """Flags for the ranks of factored weights."""
+    parser.add_argument("--cp_rank", type=int, default=768)
+    parser.add_argument("--ring_ranks", type=int, nargs=3, default=[4, 192, 4])
 
 
 def make_trainer(

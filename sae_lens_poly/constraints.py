@@ -97,6 +97,11 @@ class Number:
         return int(word) if self.whole else float(word)
 
 
+#: Numbers of things, as many as torch can count in 32 bits.
+COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
+COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
+
+
 @dataclass(frozen=True, init=False)
 class Choice:
     """One of several names."""

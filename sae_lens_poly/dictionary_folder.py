@@ -19,6 +19,7 @@ from sae_lens.saes.sae import SAE
 from sae_lens_poly.architectures.crosscoders.file_format import file_name
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.manifest import check_manifest
+from sae_lens_poly.paths import RUN_FOLDER
 from sae_lens_poly.read_files import damaged, read_object
 from sae_lens_poly.read_tensors import TensorHeader, is_within, read_header, require_finite
 from sae_lens_poly.saved_config import read_config
@@ -50,9 +51,7 @@ def check_dictionary(folder: str | Path, training: bool = False) -> dict[str, An
     """
     folder = Path(folder)
     finish_interrupted(folder)
-    require_files(
-        folder, "give the folder that a training run saved its dictionary to (its output_path)"
-    )
+    require_files(folder, RUN_FOLDER)
     check_manifest(folder, digests=False)
     weights = folder / SAE_WEIGHTS_FILENAME
     config = read_config(folder / SAE_CFG_FILENAME, training, weights.stat().st_size)

@@ -26,6 +26,9 @@ TEXT_FILES = {
 }
 
 
+#: The remedy where a dictionary is not.
+RUN_FOLDER = "give the folder that a training run saved its dictionary to (its output_path)"
+
 #: Files and folders that a folder of text may hold.
 MOST_ENTRIES = 10_000
 

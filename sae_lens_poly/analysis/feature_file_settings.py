@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sae_lens_poly.constraints import Constraint, Number, check_fields
-
-_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
-_COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
+from sae_lens_poly.constraints import COUNT, COUNT_OR_0, Constraint, check_fields
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class FeatureFileSettings:
     """
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
-        "n_top": _COUNT,
-        "n_intervals": _COUNT_OR_0,
-        "n_per_interval": _COUNT,
-        "window": _COUNT_OR_0,
-        "n_logits": _COUNT,
-        "n_bins": _COUNT,
+        "n_top": COUNT,
+        "n_intervals": COUNT_OR_0,
+        "n_per_interval": COUNT,
+        "window": COUNT_OR_0,
+        "n_logits": COUNT,
+        "n_bins": COUNT,
     }
 
     n_top: int = 10

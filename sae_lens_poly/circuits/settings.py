@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sae_lens_poly.constraints import Constraint, Number, check_fields
+from sae_lens_poly.constraints import COUNT, COUNT_OR_0, Constraint, Number, check_fields
 
-_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
-_COUNT_OR_0 = Number(at_least=0, at_most=2**31 - 1, whole=True)
 _SHARE = Number(at_least=0, at_most=1)
 
 
@@ -30,12 +28,12 @@ class AttributionSettings:
     """
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
-        "max_logits": _COUNT,
+        "max_logits": COUNT,
         "logit_probability": Number(above=0, at_most=1),
-        "max_features": _COUNT,
-        "max_pairs": _COUNT_OR_0,
-        "n_left_out": _COUNT_OR_0,
-        "batch_size": _COUNT,
+        "max_features": COUNT,
+        "max_pairs": COUNT_OR_0,
+        "n_left_out": COUNT_OR_0,
+        "batch_size": COUNT,
     }
 
     max_logits: int = 10

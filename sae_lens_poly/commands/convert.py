@@ -36,7 +36,7 @@ def convert(flags: Sequence[str]) -> int:
     )
     add_public_flags(parser)
     options = parser.parse_args(flags)
-    reference = HubReference.parse(options.source)
+    reference = HubReference.of_flags(options.source, options.revision)
     given = given_public_options(options)
     if options.to is not None and (reference is not None or set(given) - {"model_name"}):
         raise InputError(
@@ -44,11 +44,6 @@ def convert(flags: Sequence[str]) -> int:
             "for reading --model_name at most"
         )
     if reference is None:
-        if options.revision is not None:
-            raise InputError(
-                f"revision={options.revision!r} is for dictionaries on the hub, and "
-                f"{options.source!r} is not of the form user/repo:path"
-            )
         remedy = "give the folder of a dictionary"
         if options.to is None:
             check_there("source", options.source, remedy)

@@ -21,7 +21,7 @@ from sae_lens_poly.devices import check_device
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.settings import add_evaluation_flags, given_evaluation_settings
 from sae_lens_poly.hub.reference import HubReference
-from sae_lens_poly.paths import check_can_write, check_folder
+from sae_lens_poly.paths import RUN_FOLDER, check_can_write, check_folder
 
 if TYPE_CHECKING:
     from sae_lens_poly.formats.files import Files
@@ -55,19 +55,13 @@ def evaluate(flags: Sequence[str]) -> int:
     options = parser.parse_args(flags)
     folder, output = options.folder, options.output
     given, reading = given_evaluation_settings(options), given_public_options(options)
-    reference = HubReference.parse(folder)
+    reference = HubReference.of_flags(folder, options.revision)
     public = reference is None and (bool(reading) or is_public(folder))
     if reference is not None:
         at = f"@{options.revision}" if options.revision else ""
         output = output or str(Path("evaluations", reference.repo_id + at, reference.path))
-    elif options.revision is not None:
-        raise InputError(
-            f"revision={options.revision!r} is for dictionaries on the hub, and "
-            f"{options.folder!r} is not of the form user/repo:path"
-        )
     else:
-        remedy = "give the folder that a training run saved its dictionary to (its output_path)"
-        check_folder("folder", folder, () if public else DICTIONARY_FILES, remedy)
+        check_folder("folder", folder, () if public else DICTIONARY_FILES, RUN_FOLDER)
         if public:
             output = output or str(Path("evaluations", Path(folder).resolve().name))
     check_can_write("output", output or folder)

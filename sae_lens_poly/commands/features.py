@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
 from sae_lens_poly.analysis.feature_file_settings import FeatureFileSettings
 from sae_lens_poly.commands.export import DICTIONARY_FILES
-from sae_lens_poly.commands.parser import Parser
+from sae_lens_poly.commands.parser import Parser, add_settings, given_settings
 from sae_lens_poly.devices import check_device
 from sae_lens_poly.evaluation.settings import EvaluationSettings
-from sae_lens_poly.paths import check_can_write, check_folder
+from sae_lens_poly.paths import RUN_FOLDER, check_can_write, check_folder
 
 
 def features(flags: Sequence[str]) -> int:
@@ -36,23 +35,16 @@ def features(flags: Sequence[str]) -> int:
     parser.add_argument("--batch_size_prompts", type=int, default=8, help="contexts in a batch")
     parser.add_argument("--dataset_path", help="other text than that of training")
     parser.add_argument("--device", default="cpu")
-    for field in dataclasses.fields(FeatureFileSettings):
-        parser.add_argument(f"--{field.name}", type=int, default=field.default)
+    add_settings(parser, FeatureFileSettings)
     options = parser.parse_args(flags)
-    shown = FeatureFileSettings(
-        **{
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(FeatureFileSettings)
-        }
-    )
+    shown = given_settings(FeatureFileSettings, options)
     text = EvaluationSettings(
         n_batches=options.n_batches,
         batch_size_prompts=options.batch_size_prompts,
         dataset_path=options.dataset_path,
         n_splice_batches=1,
     )
-    remedy = "give the folder that a training run saved its dictionary to (its output_path)"
-    check_folder("folder", options.folder, DICTIONARY_FILES, remedy)
+    check_folder("folder", options.folder, DICTIONARY_FILES, RUN_FOLDER)
     check_can_write("output", options.output)
     check_device("device", options.device)
     print(f"loading {options.folder} ...", file=sys.stderr)

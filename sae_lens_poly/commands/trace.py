@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -11,10 +9,10 @@ from typing import Any
 
 from sae_lens_poly.circuits.settings import AttributionSettings, PruningSettings
 from sae_lens_poly.commands.export import DICTIONARY_FILES
-from sae_lens_poly.commands.parser import Parser
+from sae_lens_poly.commands.parser import Parser, add_settings, given_settings
 from sae_lens_poly.constraints import Number, Text, check_value
 from sae_lens_poly.devices import check_device
-from sae_lens_poly.paths import check_can_write, check_folder
+from sae_lens_poly.paths import RUN_FOLDER, check_can_write, check_folder
 
 
 def trace(flags: Sequence[str]) -> int:
@@ -45,14 +43,13 @@ def trace(flags: Sequence[str]) -> int:
     parser.add_argument("--n_ablations", type=int, default=100, help="features ablated as a check")
     parser.add_argument("--device", default="cpu")
     for kind in (AttributionSettings, PruningSettings):
-        for field in dataclasses.fields(kind):
-            parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+        add_settings(parser, kind)
     options = parser.parse_args(flags)
-    settings, pruning = (_read(kind, options) for kind in (AttributionSettings, PruningSettings))
+    settings = given_settings(AttributionSettings, options)
+    pruning = given_settings(PruningSettings, options)
     check_value("prompt", options.prompt, Text())
     check_value("n_ablations", options.n_ablations, Number(at_least=0, whole=True))
-    remedy = "give the folder that a training run saved its dictionary to (its output_path)"
-    check_folder("folder", options.folder, DICTIONARY_FILES, remedy)
+    check_folder("folder", options.folder, DICTIONARY_FILES, RUN_FOLDER)
     check_can_write("output", options.output)
     check_device("device", options.device)
     slug = options.slug or re.sub(r"\W+", "-", options.prompt).strip("-")[:50] or "prompt"
@@ -94,7 +91,3 @@ def trace(flags: Sequence[str]) -> int:
     path = save_graph(graph, options.output, slug, scan, pruning, options.features_url, labels)
     print(f"written to {path}")
     return 0
-
-
-def _read(kind: Any, options: argparse.Namespace) -> Any:
-    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})

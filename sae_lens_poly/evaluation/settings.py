@@ -7,15 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sae_lens_poly.constraints import Constraint, ListOf, Number, Text, check_fields
+from sae_lens_poly.constraints import COUNT, Constraint, ListOf, Number, Text, check_fields
 from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.paths import check_text
 
 #: Labelled sets that come with the package; see the modules of these names.
 TOKEN_TASKS, STDLIB_PACKAGES = "tokens", "stdlib-packages"
-
-_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,10 @@ class EvaluationSettings:
     """
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
-        "n_batches": _COUNT,
-        "batch_size_prompts": _COUNT,
-        "n_splice_batches": _COUNT,
-        "n_coherence_tokens": _COUNT,
+        "n_batches": COUNT,
+        "batch_size_prompts": COUNT,
+        "n_splice_batches": COUNT,
+        "n_coherence_tokens": COUNT,
         "dataset_path": Text(optional=True),
         "skip_rows": Number(at_least=0, at_most=2**31 - 1, whole=True, optional=True),
         "probing": ListOf(Text()),
@@ -64,11 +62,11 @@ class EvaluationSettings:
         "label_column": Text(),
         "test_share": Number(above=0, below=1),
         "max_texts_per_class": Number(at_least=2, at_most=2**31 - 1, whole=True, optional=True),
-        "probe_ks": ListOf(_COUNT),
-        "n_probe_train": _COUNT,
-        "n_probe_test": _COUNT,
+        "probe_ks": ListOf(COUNT),
+        "n_probe_train": COUNT,
+        "n_probe_test": COUNT,
         "n_headroom_tokens": Number(at_least=0, at_most=2**31 - 1, whole=True),
-        "n_pairs": _COUNT,
+        "n_pairs": COUNT,
         "seed": Number(at_least=0, at_most=2**32 - 1, whole=True),
     }
 

@@ -95,13 +95,8 @@ def folders_of(dictionary: str, revision: str | None = None) -> tuple[Path, Path
     Raises:
         InputError: If a revision is given for a local folder.
     """
-    reference = HubReference.parse(dictionary)
+    reference = HubReference.of_flags(dictionary, revision)
     if reference is None:
-        if revision is not None:
-            raise InputError(
-                f"revision={revision!r} is for dictionaries on the hub, and {dictionary!r} is not "
-                "of the form user/repo:path"
-            )
         return Path(dictionary), Path(dictionary) / "explorer"
     folder = Path(fetch_dictionary(*reference, revision=revision))
     refuse_remote_code(folder)

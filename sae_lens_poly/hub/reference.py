@@ -44,5 +44,20 @@ class HubReference(NamedTuple):
             )
         return cls(repo_id, plain)
 
+    @classmethod
+    def of_flags(cls, text: str, revision: str | None) -> HubReference | None:
+        """What ``text`` names, as :meth:`parse` says, for a command that also takes a revision.
+
+        Raises:
+            InputError: If a revision is given for a local folder, or as :meth:`of` does.
+        """
+        reference = cls.parse(text)
+        if reference is None and revision is not None:
+            raise InputError(
+                f"revision={revision!r} is for dictionaries on the hub, and {text!r} is not of the "
+                "form user/repo:path"
+            )
+        return reference
+
     def __str__(self) -> str:
         return f"{self.repo_id}:{self.path}"

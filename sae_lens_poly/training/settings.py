@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_poly.constraints import (
+    COUNT,
+    COUNT_OR_0,
     AnyOf,
     Choice,
     Constraint,
@@ -43,8 +45,6 @@ from sae_lens_poly.paths import (
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
 
-_COUNT = Number(at_least=1, at_most=2**31 - 1, whole=True)
-_COUNT_OR_NONE = Number(at_least=0, at_most=2**31 - 1, whole=True)
 _RATIO = Number(at_least=0, below=1)
 _NOT_NEGATIVE = Number(at_least=0)
 _POSITIVE = Number(above=0)
@@ -58,52 +58,52 @@ _TORCH_COMPILE_MODE = Choice(
 CONSTRAINTS: Mapping[str, Constraint] = {
     # the run
     "training_tokens": Number(at_least=1, at_most=2**53, whole=True),
-    "train_batch_size_tokens": _COUNT,
+    "train_batch_size_tokens": COUNT,
     "lr": _POSITIVE,
     "lr_end": _NOT_NEGATIVE,
     "lr_scheduler_name": Choice("constant", "cosineannealing", "cosineannealingwarmrestarts"),
-    "lr_warm_up_steps": _COUNT_OR_NONE,
-    "lr_decay_steps": _COUNT_OR_NONE,
-    "n_restart_cycles": _COUNT,
+    "lr_warm_up_steps": COUNT_OR_0,
+    "lr_decay_steps": COUNT_OR_0,
+    "n_restart_cycles": COUNT,
     "adam_beta1": _RATIO,
     "adam_beta2": _RATIO,
-    "dead_feature_window": _COUNT,
-    "feature_sampling_window": _COUNT,
+    "dead_feature_window": COUNT,
+    "feature_sampling_window": COUNT,
     "dead_feature_threshold": _NOT_NEGATIVE,
     "seed": Number(at_least=0, at_most=2**32 - 1, whole=True),
-    "n_batches_for_norm_estimate": _COUNT,
-    "n_checkpoints": _COUNT_OR_NONE,
+    "n_batches_for_norm_estimate": COUNT,
+    "n_checkpoints": COUNT_OR_0,
     # the model and its text
     "model_class_name": Choice("HookedTransformer", "HookedMamba", "AutoModelForCausalLM"),
-    "hook_head_index": _COUNT_OR_NONE,
+    "hook_head_index": COUNT_OR_0,
     "dataset_path": Text(may_be_empty=True),
     "context_size": Number(at_least=2, at_most=2**31 - 1, whole=True),
-    "n_batches_in_buffer": _COUNT,
-    "store_batch_size_prompts": _COUNT,
+    "n_batches_in_buffer": COUNT,
+    "store_batch_size_prompts": COUNT,
     "activations_mixing_fraction": Number(at_least=0, at_most=1),
-    "sequence_separator_token": AnyOf(Choice("bos", "eos", "sep", None), _COUNT_OR_NONE),
-    "exclude_special_tokens": AnyOf(Flag(), ListOf(_COUNT_OR_NONE)),
+    "sequence_separator_token": AnyOf(Choice("bos", "eos", "sep", None), COUNT_OR_0),
+    "exclude_special_tokens": AnyOf(Flag(), ListOf(COUNT_OR_0)),
     "prefetch_llm_batches": AnyOf(Flag(), Number(at_least=0, at_most=1024, whole=True)),
     "dtype": _DTYPE,
     "llm_compilation_mode": _TORCH_COMPILE_MODE,
     "sae_compilation_mode": _TORCH_COMPILE_MODE,
     # its evaluation and its log
-    "n_eval_batches": _COUNT,
-    "eval_batch_size_prompts": _COUNT,
-    "wandb_log_frequency": _COUNT,
-    "eval_every_n_wandb_logs": _COUNT,
+    "n_eval_batches": COUNT,
+    "eval_batch_size_prompts": COUNT,
+    "wandb_log_frequency": COUNT,
+    "eval_every_n_wandb_logs": COUNT,
     # SAELens' dictionaries
-    "d_in": _COUNT,
-    "d_sae": _COUNT,
+    "d_in": COUNT,
+    "d_sae": COUNT,
     "k": _POSITIVE,
     "decoder_init_norm": _POSITIVE,
-    "matryoshka_widths": ListOf(_COUNT),
+    "matryoshka_widths": ListOf(COUNT),
     "topk_threshold_lr": Number(above=0, at_most=1),
     "aux_loss_coefficient": _NOT_NEGATIVE,
     "l0_coefficient": _NOT_NEGATIVE,
-    "l0_warm_up_steps": _COUNT_OR_NONE,
+    "l0_warm_up_steps": COUNT_OR_0,
     "l1_coefficient": _NOT_NEGATIVE,
-    "l1_warm_up_steps": _COUNT_OR_NONE,
+    "l1_warm_up_steps": COUNT_OR_0,
     "lp_norm": _POSITIVE,
     "jumprelu_init_threshold": _POSITIVE,
     "jumprelu_bandwidth": _POSITIVE,
@@ -111,7 +111,7 @@ CONSTRAINTS: Mapping[str, Constraint] = {
     "pre_act_loss_coefficient": _NOT_NEGATIVE,
     "target_l0": _POSITIVE,
     "residual_threshold": _NOT_NEGATIVE,
-    "max_iterations": _COUNT,
+    "max_iterations": COUNT,
 }
 
 #: Fields that say where something came from or are no longer used: not for a user to set.
