@@ -79,7 +79,7 @@ def compare_accuracy(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cfg = config_of(read_run(["--training_tokens", str(options.tokens + options.held_out)]))
         model = load_stacked_model(cfg.model_name, cfg.hook_name)
-        filler = CacheFiller(fit_to_model(cfg, model), model, folder)
+        filler = CacheFiller(fit_to_model(cfg, model.d_in, model.state_shape), model, folder)
         filler.begin()
         filler.fill()
         rows = CachedRows(folder)

@@ -112,7 +112,7 @@ def train(model: StackedHooks, tokens: int, seed: int, folder: Path, cache: Path
     more: dict[str, Any] = {"seed": seed, "output_path": folder}
     if cache is not None:
         more |= {"use_cached_activations": True, "cached_activations_path": cache}
-    cfg = fit_to_model(config_of(read_run(flags(tokens, **more))), model)
+    cfg = fit_to_model(config_of(read_run(flags(tokens, **more))), model.d_in, model.state_shape)
     torch.manual_seed(seed)
     runner = TrainingRunner(cfg, override_model=model)
     begun = time.perf_counter()

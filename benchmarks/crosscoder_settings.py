@@ -70,7 +70,7 @@ class EmbeddedActivations:
 
     @torch.no_grad()
     def _gather(self, split: Any, n: int) -> torch.Tensor:
-        cfg = fit_to_model(build_config([]), self.model)
+        cfg = fit_to_model(build_config([]), self.model.d_in, self.model.state_shape)
         store = ActivationsStore.from_config(self.model, cfg, load_text("stdlib", split))
         special = torch.tensor(list(get_special_token_ids(self.model.tokenizer)))
         parts: list[torch.Tensor] = []

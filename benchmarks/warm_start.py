@@ -66,7 +66,11 @@ class Bench:
         folder = self.folder / f"{name}-{seed}"
         given = [*flags, "--training_tokens", str(tokens), "--seed", str(seed)]
         given += ["--output_path", str(folder), "--checkpoint_path", str(folder / "checkpoints")]
-        cfg = fit_to_model(build_config([*given, "--save_final_checkpoint"]), self.stack)
+        cfg = fit_to_model(
+            build_config([*given, "--save_final_checkpoint"]),
+            self.stack.d_in,
+            self.stack.state_shape,
+        )
         cfg.from_pretrained_path = more.get("start")
         torch.manual_seed(seed)
         with contextlib.redirect_stderr(io.StringIO()):

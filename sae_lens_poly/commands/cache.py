@@ -41,7 +41,7 @@ def cache(flags: Sequence[str]) -> int:
 
     cfg = config_of(settings)
     model = load_model_of(cfg)
-    cfg = fit_to_model(cfg, model)
+    cfg = fit_to_model(cfg, model.d_in, model.state_shape)
     filler = CacheFiller(cfg, model, options.folder, options.storage, options.tokens_per_shard)
     print(filler.size(), flush=True)
     filler.begin()

@@ -57,7 +57,7 @@ def _train(settings: dict[str, Any], mesh: ProcessMesh | None) -> int:
 
     cfg = config_of(settings)
     model = load_model_of(cfg)
-    cfg = fit_to_model(cfg, model)
+    cfg = fit_to_model(cfg, model.d_in, model.state_shape)
     torch.manual_seed(cfg.seed)
     runner = TrainingRunner(cfg, override_model=model, mesh=mesh)
     print(

@@ -116,7 +116,7 @@ class Bench:
         if not isinstance(stack, RecordedStack):
             return
         cfg = arm_config(self.comparison.arms[0], 1.0, 0, hook_name=stack.hook_name)
-        cfg = fit_to_model(cfg, stack)
+        cfg = fit_to_model(cfg, stack.d_in, stack.state_shape)
         text = TrainingText.of_run(cfg, stack)
         store = ActivationsStore.from_config(stack, cfg, text.dataset)
         per_batch = cfg.store_batch_size_prompts * cfg.context_size

@@ -108,7 +108,7 @@ def _train(arm: Arm, lr: float, seed: int, folder: Path, stack: StackedHooks, de
         output_path=str(folder),
         checkpoint_path=str(checkpoints),
     )
-    cfg = fit_to_model(cfg, stack)
+    cfg = fit_to_model(cfg, stack.d_in, stack.state_shape)
     if hasattr(cfg.sae, "mask_seed"):
         cfg.sae.mask_seed = seed
     # Where the run was killed before its first checkpoint was whole: from the start.

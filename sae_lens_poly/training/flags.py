@@ -27,7 +27,6 @@ from sae_lens_poly.training.settings import check_run
 if TYPE_CHECKING:
     from sae_lens.config import LanguageModelSAERunnerConfig
 
-    from sae_lens_poly.models.stacked_hooks import StackedHooks
 
 #: What train takes where the user gives no flag: the embedded default (benchmarks/recipe.py).
 RUN_DEFAULTS: dict[str, Any] = {
@@ -260,24 +259,31 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
 
 
 def fit_to_model(
-    cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks
+    cfg: LanguageModelSAERunnerConfig[Any],
+    d_in: int,
+    state_shape: tuple[int, int] | None = None,
 ) -> LanguageModelSAERunnerConfig[Any]:
     """Put the model's sizes into a config where they were not given.
+
+    Args:
+        cfg: What :func:`build_config` made, changed in place.
+        d_in: Width of the activations.
+        state_shape: Rows and columns of a recurrent state, where activations are such states.
 
     Raises:
         InputError: If latents are matrices and the model's activations are not.
     """
     sizes: dict[str, int] = {}
     if cfg.sae.d_in % _UNKNOWN_WIDTH == 0:
-        sizes["d_in"] = model.d_in
+        sizes["d_in"] = d_in
     if getattr(cfg.sae, "d_k", None) == _UNKNOWN_ROWS:
-        if model.state_shape is None:
+        if state_shape is None:
             raise InputError(
                 f"architecture={cfg.sae.architecture()!r} is for recurrent states of one shape, "
                 f"and hook_name={cfg.hook_name!r} is not: take a model that has them, and name "
                 "them like 'model.layers.{0..2}.linear_attn.state[head=3]'"
             )
-        sizes["d_k"] = model.state_shape[0]
+        sizes["d_k"] = state_shape[0]
     cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
     return cfg
 

@@ -106,7 +106,7 @@ class Bench:
 
     def _train(self, flags: list[str]) -> TrainingRunner:
         stack = StackedHooks(self.model, HOOKS)
-        cfg = fit_to_model(build_config([*SMALL, *flags]), stack)
+        cfg = fit_to_model(build_config([*SMALL, *flags]), stack.d_in, stack.state_shape)
         runner = TrainingRunner(cfg, self.text, stack)
         runner.run()
         return runner

@@ -9,6 +9,7 @@ import pytest
 from sae_lens.llm_sae_training_runner import _parse_cfg_args as parse_sae_lens_flags
 
 from sae_lens_poly.constraints import Number
+from sae_lens_poly.errors import InputError
 from sae_lens_poly.training.flag_table import (
     OF_COMMAND,
     RECORD,
@@ -16,7 +17,7 @@ from sae_lens_poly.training.flag_table import (
     flag_table,
     flags_of_classes,
 )
-from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config
+from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config, fit_to_model
 from sae_lens_poly.training.settings import CONSTRAINTS, NOT_SETTINGS
 
 TABLE = flags_of_classes()
@@ -99,3 +100,14 @@ def test_every_number_of_a_run_has_a_range():
 def test_every_number_of_saelens_dictionaries_has_a_range(architecture):
     for name, constraint in TABLE.dictionaries[architecture].items():
         assert not isinstance(constraint, Number) or name in CONSTRAINTS
+
+
+def test_sizes_come_from_the_model_where_none_are_given():
+    assert fit_to_model(build_config([]), 48).sae.d_in == 48
+    assert fit_to_model(build_config(["--d_in=64"]), 48).sae.d_in == 64
+    states = "model.layers.0.linear_attn.state[head=0]"
+    matrices = ["--architecture=write_sae", f"--hook_name={states}"]
+    cfg = fit_to_model(build_config(matrices), 128, (8, 16))
+    assert (cfg.sae.d_in, cfg.sae.d_k) == (128, 8)
+    with pytest.raises(InputError, match="recurrent states of one shape"):
+        fit_to_model(build_config(matrices), 128)
