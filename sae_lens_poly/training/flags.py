@@ -57,7 +57,7 @@ DEFAULTS_OF: dict[str, dict[str, Any]] = {
         "training_tokens": 200_000,
         "d_sae": 512,
         "k": 16,
-        "lr": 0.005,
+        "lr": 0.01,
     }
 }
 
