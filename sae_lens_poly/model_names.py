@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sae_lens_poly.embedded import HYBRID_MODEL_NAME
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.paths import exists
 
@@ -43,6 +44,7 @@ def check_model_names(model_name: str) -> None:
 
 
 def guess_model_class(model_name: str) -> str:
-    """The ``model_class_name`` for a model: local Hugging Face folders are not TransformerLens'."""
-    is_folder = exists(Path(split_model_names(model_name)[0]) / "config.json")
-    return "AutoModelForCausalLM" if is_folder else "HookedTransformer"
+    """The ``model_class_name`` for a model: Hugging Face folders are not TransformerLens'."""
+    first = split_model_names(model_name)[0]
+    is_hugging_face = first == HYBRID_MODEL_NAME or exists(Path(first) / "config.json")
+    return "AutoModelForCausalLM" if is_hugging_face else "HookedTransformer"

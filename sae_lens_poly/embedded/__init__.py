@@ -1,7 +1,10 @@
-"""A small language model and its text, for runs without a hub."""
+"""Small language models and their text, for runs without a hub."""
 
 #: What to write for ``model_name`` to get the embedded model.
 EMBEDDED_MODEL_NAME = "stdlib-6l"
+
+#: What to write for ``model_name`` to get the embedded model with recurrent states.
+HYBRID_MODEL_NAME = "stdlib-hybrid"
 
 #: What to write for ``dataset_path`` to get the source of the Python standard library.
 EMBEDDED_DATASET_NAME = "stdlib"

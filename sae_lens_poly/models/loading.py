@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, and everything that SAELens loads."""
+"""Models by name: the embedded ones, and everything that SAELens loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.hook_points import HookedRootModule
 
-from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME, HYBRID_MODEL_NAME
+from sae_lens_poly.embedded.hybrid import load_hybrid_model
 from sae_lens_poly.embedded.model import load_embedded_model
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.hook_names import expand_hook_names
@@ -39,9 +40,9 @@ def load_stacked_model(
     """Load a model with several of its hook points stacked into one.
 
     Args:
-        model_name: ``stdlib-6l`` (the embedded model), or what SAELens takes for
-            ``model_class_name``: a TransformerLens name, a hub repository, a local folder. Several
-            of them, separated by commas, are stacked, for model diffing.
+        model_name: ``stdlib-6l`` or ``stdlib-hybrid`` (the embedded models), or what SAELens takes
+            for ``model_class_name``: a TransformerLens name, a hub repository, a local folder.
+            Several of them, separated by commas, are stacked, for model diffing.
         hook_name: Hook points, for example ``blocks.{2..9}.hook_resid_post``.
         model_class_name: ``HookedTransformer``, ``AutoModelForCausalLM`` or ``HookedMamba``;
             None: :func:`guess_model_class`.
@@ -77,8 +78,9 @@ def load_stacked_model(
             ) from error
         raise InputError(
             f"model_name={model_name!r} cannot be loaded as {model_class_name or 'a model'} "
-            f"({first_line(error)}): give {EMBEDDED_MODEL_NAME!r}, a name that TransformerLens "
-            "knows, a hub repository that can be reached, or a local folder with a config.json"
+            f"({first_line(error)}): give {EMBEDDED_MODEL_NAME!r}, {HYBRID_MODEL_NAME!r}, a name "
+            "that TransformerLens knows, a hub repository that can be reached, or a local folder "
+            "with a config.json"
         ) from error
     return StackedHooks(model, hook_name)
 
@@ -92,6 +94,8 @@ def _load(
 ) -> HookedRootModule:
     if model_name == EMBEDDED_MODEL_NAME:
         return load_embedded_model(device)
+    if model_name == HYBRID_MODEL_NAME:
+        return load_hybrid_model(device)
     return load_model(
         model_class_name,
         model_name,

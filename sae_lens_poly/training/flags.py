@@ -16,6 +16,7 @@ from sae_lens_poly.constraints import Constraint, Flag, read_value
 from sae_lens_poly.embedded import (
     EMBEDDED_DATASET_NAME,
     EMBEDDED_MODEL_NAME,
+    HYBRID_MODEL_NAME,
 )
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.hook_names import expand_hook_names
@@ -45,6 +46,18 @@ RUN_DEFAULTS: dict[str, Any] = {
     "output_path": "output",
     "log_to_wandb": False,
     "verbose": False,
+}
+
+#: What takes the place of these for architectures that need another model.
+DEFAULTS_OF: dict[str, dict[str, Any]] = {
+    "write_sae": {
+        "model_name": HYBRID_MODEL_NAME,
+        "hook_name": "model.layers.2.linear_attn.state[head=1]",
+        "training_tokens": 200_000,
+        "d_sae": 512,
+        "k": 16,
+        "lr": 0.01,
+    }
 }
 
 #: The hook point of the embedded default for architectures that take one.
@@ -163,7 +176,7 @@ def with_defaults(
         known: The flags that it takes.
     """
     preset = PRESETS.get(given.get("preset", ""))
-    settings = {**RUN_DEFAULTS, "architecture": architecture}
+    settings = {**RUN_DEFAULTS, "architecture": architecture} | DEFAULTS_OF.get(architecture, {})
     if "n_hooks" not in known:
         settings["hook_name"] = SINGLE_HOOK_NAME
     if preset is not None:
