@@ -2,6 +2,8 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import { loadExplanations, loadTable, useData } from "../data";
 import { percent, short, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
+import { Figures } from "../parts/Figures";
+import type { Figure } from "../parts/Figures";
 import { Profile } from "../parts/Profile";
 import { latentHref, setQuery, wanted } from "../router";
 import type { Explanation, Overview, Table } from "../types";
@@ -37,7 +39,7 @@ function Summary({ overview }: { overview: Overview }) {
   const n_hooks = overview.hook_names.length;
   const first = overview.hooks[0];
   const last = overview.hooks[n_hooks - 1];
-  const figures: [string, string, string?][] = [
+  const figures: Figure[] = [
     ["latents", overview.d_sae.toLocaleString("en")],
     ["L0", short(overview.l0), "active latents per token"],
     ["dead", overview.n_dead.toLocaleString("en"), "active on none of the tokens read"],
@@ -56,11 +58,7 @@ function Summary({ overview }: { overview: Overview }) {
       <h1>
         {overview.architecture} <small>on {overview.model}, {n_hooks > 1 ? `${n_hooks} hook points, ${first} to ${last}` : first}, {overview.decoder} decoder</small>
       </h1>
-      <dl class="figures">
-        {figures.map(([name, value, title]) => (
-          <div title={title}><dt>{name}</dt><dd>{value}</dd></div>
-        ))}
-      </dl>
+      <Figures of={figures} />
       <details>
         <summary>Training, text, settings</summary>
         <div class="settings">
