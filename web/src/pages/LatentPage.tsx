@@ -177,7 +177,7 @@ function Histogram({ overview, latent }: { overview: Overview; latent: Latent })
         label="Histogram of activations"
         of={[latent]}
         options={() => ({
-          height: 130, marginLeft: 40,
+          height: 140, marginLeft: 40, marginBottom: 38,
           x: { type: "log", label: "activation", ticks: 5, tickFormat: (d: number) => short(d, 2) },
           y: { label: "tokens", grid: true, ticks: 3 },
           marks: [
@@ -228,7 +228,7 @@ function Curve({ overview, latent }: { overview: Overview; latent: Latent }) {
         label="How far the latent goes along its linear direction and away from it"
         of={[latent]}
         options={() => ({
-          height: 150, marginLeft: 40,
+          height: 160, marginLeft: 40, marginBottom: 38,
           x: { label: "activation", ticks: 5 }, y: { label: null, grid: true, ticks: 4 },
           color: { domain: ["along its direction", "away from it", "linear term"], range: [COLOURS.blue, COLOURS.orange, COLOURS.grey], legend: true },
           marks: [

@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { loadExplanations, loadTable, useData } from "../data";
-import { percent, short, visible } from "../format";
+import { fixed, percent, short, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
 import { Figures } from "../parts/Figures";
 import type { Figure } from "../parts/Figures";
@@ -143,8 +143,7 @@ function Scatter({ overview, table }: { overview: Overview; table: Table }) {
         label={`Density of ${rows.length} live latents against ${y}`}
         of={[rows]}
         options={(width) => ({
-          height: 270,
-          marginLeft: 44,
+          height: 280, marginLeft: 44, marginBottom: 38, inset: 8,
           x: { type: "log", label: "density", grid: true, tickFormat: (d: number) => percent(d).replace(" ", ""), ticks: width < 500 ? 4 : 7 },
           y: { label: y, grid: true, type: layered ? "linear" : "log", nice: true, ticks: 5 },
           color: many ? { scheme: "blues", type: "sqrt" as never, range: [0.25, 1] } : undefined,
@@ -191,7 +190,7 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
 
   const columns = useMemo<Column[]>(() => {
     const figure = (key: "max" | "mean" | "spread" | "centre" | "coherence", name: string, title: string): Column => ({
-      key, name, title, of: (id) => table[key][id], show: (id) => short(table[key][id]),
+      key, name, title, of: (id) => table[key][id], show: (id) => fixed(table[key][id]),
     });
     return [
       { key: "density", name: "density", title: "share of tokens on which it is active", of: (id) => table.density[id], show: (id) => percent(table.density[id]) },

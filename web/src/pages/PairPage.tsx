@@ -77,7 +77,7 @@ function Norms({ overview, pair }: { overview: Overview; pair: Pair }) {
     values.map((value, k) => ({ name: names[key as keyof typeof names], hook: hooks[k], value })));
   return (
     <section>
-      <h2>What each adds <small>norm, at mean activations</small></h2>
+      <h2>What each adds <small>norm at each hook point, at mean activations</small></h2>
       <Chart
         label="Norms of what the latents and the pair term add, over hook points"
         of={[pair]}
