@@ -59,4 +59,5 @@ def save_figure(evaluations: Evaluations, path: Path) -> None:
         place.tick_params(labelsize=8)
     for place in axes.flat[len(drawn) :]:
         place.set_visible(False)
+    figure.supxlabel("a dot: a seed; a line: mean and standard error", fontsize=8)
     figure.savefig(path, dpi=110)

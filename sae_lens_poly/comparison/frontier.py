@@ -25,7 +25,9 @@ _FIGURES = (
     ("CE recovered, all, clean", "CE recovered"),
 )
 _L0 = "L0 at a hook point"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+#: Okabe and Ito's, with a marker each: told apart with any colour vision, and in print.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_MARKERS = "os^Dv"
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def save_picture(found: dict[str, Any], path: Path) -> None:
                 l0,
                 [cell.mean for cell in reached],
                 yerr=[cell.standard_error or 0.0 for cell in reached],
-                marker="o",
+                marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4,
                 capsize=3,
                 color=_COLOURS[number % len(_COLOURS)],
@@ -190,5 +192,7 @@ def save_picture(found: dict[str, Any], path: Path) -> None:
         panel.set_xlabel("L0 at a hook point")
         panel.set_ylabel(figure)
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    handles, names = panels[0].get_legend_handles_labels()
+    # Above the panels, off the lines.
+    picture.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     picture.savefig(path, dpi=110)

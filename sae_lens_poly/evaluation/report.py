@@ -245,31 +245,33 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
     """
     names = list(evaluation.per_hook)
     short = [short_hook_name(name) for name in names]
-    profile = decoder_profile(sae)
-    figure = Canvas(figsize=(12, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
+    n_rows = 2 if len(names) > 1 else 1
+    figure = Canvas(figsize=(12, 4 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, 2, squeeze=False)
+    if len(names) > 1:  # of one, either would be of one colour
+        profile = decoder_profile(sae)
+        image = axes[0, 0].imshow(
+            profile.profile[profile.centre.argsort()].nan_to_num().numpy(),
+            aspect="auto",
+            cmap="cividis",
+            vmin=0,
+            interpolation="nearest",
+        )
+        axes[0, 0].set(
+            title="where latents live: decoder norm, maximum 1",
+            ylabel="latent, sorted by centre of mass",
+        )
+        figure.colorbar(image, ax=axes[0, 0])
 
-    image = axes[0, 0].imshow(
-        profile.profile[profile.centre.argsort()].nan_to_num().numpy(),
-        aspect="auto",
-        cmap="cividis",
-        vmin=0,
-        interpolation="nearest",
-    )
-    axes[0, 0].set(
-        title="where latents live: decoder norm, maximum 1",
-        ylabel="latent, sorted by centre of mass",
-    )
-    figure.colorbar(image, ax=axes[0, 0])
+        cosine = direction_cosines(sae).mean
+        image = axes[0, 1].imshow(
+            cosine.numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest"
+        )
+        axes[0, 1].set_title("mean cosine of directions between hook points")
+        axes[0, 1].set_yticks(range(len(names)), short, parse_math=False)
+        figure.colorbar(image, ax=axes[0, 1])
 
-    cosine = direction_cosines(sae).mean
-    image = axes[0, 1].imshow(
-        cosine.numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest"
-    )
-    axes[0, 1].set(title="mean cosine of directions between hook points")
-    axes[0, 1].set_yticks(range(len(names)), short, parse_math=False)
-    figure.colorbar(image, ax=axes[0, 1])
-
+    reached, shares = axes[-1]
     positions = torch.arange(len(names))
     figures = list(evaluation.per_hook.values())
     bars = {
@@ -277,35 +279,36 @@ def save_picture(sae: Crosscoder, evaluation: Evaluation, path: Path) -> None:
         "CE recovered": [f.ce_recovered for f in figures],
     }
     for number, (label, values) in enumerate(bars.items()):
-        axes[1, 0].bar(
+        reached.bar(
             positions + 0.4 * number - 0.2, values, 0.4, label=label, color=_COLOURS[number]
         )
     lowest = min(0, *(value for values in bars.values() for value in values))
-    axes[1, 0].set(
-        title="reconstruction, one hook point spliced at a time", ylim=(max(lowest, -1), 1)
-    )
-    _legend_above(axes[1, 0])
+    reached.set(title="reconstruction, one hook point spliced at a time", ylim=(max(lowest, -1), 1))
+    _legend_above(reached)
 
     # Degree 1 is all but the whole: on a common scale the others are a line at zero.
     above = [degree for degree in evaluation.pooled.degree_shares if degree != 1]
     for number, degree in enumerate(above):
-        shares = [100 * f.degree_shares[degree] for f in figures]
-        axes[1, 1].plot(
+        per_cent = [100 * f.degree_shares[degree] for f in figures]
+        shares.plot(
             positions,
-            shares,
+            per_cent,
             marker="os"[number % 2],
             color=_COLOURS[number],
             label=f"degree {degree}",
         )
-    axes[1, 1].axhline(0, color="grey", linewidth=0.8)
-    axes[1, 1].set(title="share of the reconstruction above degree 1", ylabel="per cent")
+    shares.axhline(0, color="grey", linewidth=0.8)
+    shares.set(title="share of the reconstruction above degree 1", ylabel="per cent")
     if above:
-        _legend_above(axes[1, 1])
+        _legend_above(shares)
     else:
-        axes[1, 1].text(
-            0.5, 0.5, "the decoder is linear", transform=axes[1, 1].transAxes, ha="center"
-        )
+        shares.set_axis_off()
+        shares.text(0.5, 0.5, "the decoder is linear", transform=shares.transAxes, ha="center")
+    for place in axes[-1]:
+        place.set_xlim(-0.75, len(names) - 0.25)
     for place in axes.flat:
+        if not place.axison:
+            continue
         place.set_xticks(
             range(len(names)),
             short,

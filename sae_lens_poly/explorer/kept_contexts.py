@@ -50,44 +50,39 @@ class KeptContexts(nn.Module):
         Args:
             z: Codes (batch, pos, d_sae); what is below 0 is kept as 0.
             peaks: Their maximum over positions, (batch, d_sae).
-            priority: Of each context for each latent, (batch, d_sae); only what is above 0 counts.
+            priority: Of each context for each latent, (batch, d_sae); only what is above 0 counts,
+                and of equal ones the first that came.
             first: Number of the batch's first context.
         """
         floor = self.priority.amin(dim=1)
-        latents = (priority > floor).any(dim=0).nonzero()[:, 0]
-        # A slice at a time: early in a text every latent keeps every context.
-        for part in latents.split(1024):
-            self._keep(z.index_select(2, part), peaks[:, part].T, priority[:, part].T, part, first)
+        for row, codes in enumerate(z):
+            latents = (priority[row] > floor).nonzero()[:, 0]
+            # A slice at a time: early in a text every latent keeps every context.
+            for part in latents.split(1024):
+                self._keep(codes, peaks[row, part], priority[row, part], part, first + row)
+            floor[latents] = self.priority[latents].amin(dim=1)
 
     def _keep(
         self,
-        z: torch.Tensor,
+        codes: torch.Tensor,
         peaks: torch.Tensor,
         priority: torch.Tensor,
         latents: torch.Tensor,
-        first: int,
+        context: int,
     ) -> None:
-        n_contexts, n_positions, _ = z.shape
-        position = z.argmax(dim=1).T
-        offsets = torch.arange(-self.before, self.after + 1, device=z.device)
-        where = position[..., None] + offsets
-        inside = (where >= 0) & (where < n_positions)
-        by_latent = z.permute(2, 0, 1)
-        window = by_latent.gather(2, where.clamp(0, n_positions - 1)).relu_() * inside
-        context = torch.arange(first, first + n_contexts, device=z.device)
-        new = {
-            "peak": peaks,
-            "context": context.expand(len(latents), -1),
-            "position": position,
-            "activations": window,
-        }
-        together = torch.cat([self.priority[latents], priority.to(self.priority)], dim=1)
-        self.priority[latents], chosen = together.topk(self.n, dim=1)
-        for name, values in new.items():
-            kept = getattr(self, name)
-            both = torch.cat([kept[latents], values.to(kept.dtype)], dim=1)
-            at = chosen if both.ndim == 2 else chosen[..., None].expand(-1, -1, both.shape[-1])
-            kept[latents] = both.gather(1, at)
+        """Put one context, (pos, d_sae), in the place of the one of lowest priority."""
+        place = latents, self.priority[latents].argmin(dim=1)
+        own = codes.index_select(1, latents)
+        position = own.argmax(dim=0)
+        offsets = torch.arange(-self.before, self.after + 1, device=codes.device)
+        where = position + offsets[:, None]
+        inside = (where >= 0) & (where < len(own))
+        window = own.gather(0, where.clamp_(0, len(own) - 1)).relu_() * inside
+        self.priority[place] = priority.to(self.priority)
+        self.peak[place] = peaks.to(self.peak)
+        self.context[place] = context
+        self.position[place] = position.to(self.position)
+        self.activations[place] = window.T.to(self.activations)
 
     def sort_(self) -> None:
         """Put the largest activation first."""

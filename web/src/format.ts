@@ -16,8 +16,15 @@ export function percent(x: number | null | undefined): string {
   return `${p < 0.01 ? "< 0.01" : p < 1 ? p.toFixed(2) : p < 10 ? p.toFixed(1) : p.toFixed(0)} %`;
 }
 
+/** The same with all its digits, so that the numbers of a column end below each other. */
+export function fixed(x: number | null, digits = 3): string {
+  if (x === null || !(Math.abs(x) >= 0.001 && Math.abs(x) < 1000)) return short(x, digits);
+  return x.toPrecision(digits).replace("-", "−");
+}
+
+/** With its sign; large ones need no more than three digits. */
 export const signed = (x: number, digits = 2) =>
-  `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;
+  `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(Math.max(0, Math.min(digits, 2 - Math.floor(Math.log10(Math.max(Math.abs(x), 1e-9))))))}`;
 
 /** As many digits as the largest of some numbers needs to show two. */
 export const digitsFor = (values: number[]) =>

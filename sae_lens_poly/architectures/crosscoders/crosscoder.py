@@ -72,7 +72,8 @@ class Crosscoder(StackedDictionary):
         """Codes from pre-activations, both (..., d_sae)."""
         if self.selects:
             return self.sparsifier(hidden_pre, self.score_weight)
-        return hidden_pre.relu() * (hidden_pre > self.threshold)
+        # One pass; what is not a number stays so.
+        return torch.where(hidden_pre <= self.threshold.clamp_min(0), 0.0, hidden_pre)
 
     @override
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@ import { loadExplanations, loadLatent, useData } from "../data";
 import { hookLabels, percent, short } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
 import { Examples } from "../parts/Examples";
+import { Figures } from "../parts/Figures";
+import type { Figure } from "../parts/Figures";
 import { LatentLink, useLabels } from "../parts/LatentLink";
 import { Logits } from "../parts/Logits";
 import { latentHref, pairHref, setQuery } from "../router";
@@ -42,8 +44,8 @@ export function LatentPage({ overview, id, query }: Props) {
 
 function Heading({ overview, latent, explanation }: { overview: Overview; latent: Latent; explanation?: Explanation }) {
   const dense = latent.density > 0.1;
-  const figures: [string, string, string?][] = [
-    ["density", percent(latent.density), `${latent.n_active.toLocaleString("en")} of ${overview.n_tokens.toLocaleString("en")} tokens`],
+  const figures: Figure[] = [
+    ["density", percent(latent.density), `${latent.n_active.toLocaleString("en")} of ${overview.n_tokens.toLocaleString("en")} tokens: share on which it is active`],
     ["mean", short(latent.mean), "mean activation where active"],
     ["max", short(latent.max), "largest activation"],
   ];
@@ -60,11 +62,7 @@ function Heading({ overview, latent, explanation }: { overview: Overview; latent
         {latent.n_active === 0 && <span class="tag">dead on this text</span>}
         {explanation?.explanation && <p class="explanation">{explanation.explanation}</p>}
       </div>
-      <dl class="figures">
-        {figures.map(([name, value, title]) => (
-          <div title={title}><dt>{name}</dt><dd>{value}</dd></div>
-        ))}
-      </dl>
+      <Figures of={figures} />
     </section>
   );
 }
@@ -179,7 +177,7 @@ function Histogram({ overview, latent }: { overview: Overview; latent: Latent })
         label="Histogram of activations"
         of={[latent]}
         options={() => ({
-          height: 130, marginLeft: 40,
+          height: 140, marginLeft: 40, marginBottom: 38,
           x: { type: "log", label: "activation", ticks: 5, tickFormat: (d: number) => short(d, 2) },
           y: { label: "tokens", grid: true, ticks: 3 },
           marks: [
@@ -230,7 +228,7 @@ function Curve({ overview, latent }: { overview: Overview; latent: Latent }) {
         label="How far the latent goes along its linear direction and away from it"
         of={[latent]}
         options={() => ({
-          height: 150, marginLeft: 40,
+          height: 160, marginLeft: 40, marginBottom: 38,
           x: { label: "activation", ticks: 5 }, y: { label: null, grid: true, ticks: 4 },
           color: { domain: ["along its direction", "away from it", "linear term"], range: [COLOURS.blue, COLOURS.orange, COLOURS.grey], legend: true },
           marks: [

@@ -3,6 +3,7 @@ import { load, loadLatent, useData } from "../data";
 import { short } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
 import { Examples } from "../parts/Examples";
+import { Figures } from "../parts/Figures";
 import { LatentLink, useLabels } from "../parts/LatentLink";
 import { loadTable } from "../data";
 import { latentHref, setQuery } from "../router";
@@ -46,8 +47,15 @@ function ComparisonView({ comparison, table }: { overview: Overview; comparison:
     [comparison, table],
   );
   const names: Record<string, string> = { "a only": `${a} only`, shared: "shared", "b only": `${b} only`, between: "between" };
+  // Limits as in analysis/model_diffing.py.
+  const meanings: Record<string, string> = {
+    "a only": "live latents with a relative decoder norm below 0.1",
+    shared: "from 0.4 to 0.6",
+    "b only": "above 0.9",
+    between: "neither: from 0.1 to 0.4, or from 0.6 to 0.9",
+  };
   const kinds = Object.keys(names);
-  const colour = { domain: kinds, range: [COLOURS.blue, COLOURS.green, COLOURS.orange, COLOURS.grey] };
+  const colour = { domain: kinds, range: [COLOURS.blue, COLOURS.green, COLOURS.orange, COLOURS.grey], legend: true, tickFormat: (kind: string) => names[kind] };
   const extent = (x: number | null) => x !== null && x > -0.5 && x < 2.5;
   const scaled = rows.filter((row) => extent(row.error) && extent(row.reconstruction));
   const groups = (["a only", "shared", "b only"] as const).map((kind) => ({
@@ -58,23 +66,21 @@ function ComparisonView({ comparison, table }: { overview: Overview; comparison:
     <>
       <section class="summary">
         <h1>{a} <small>and</small> {b}</h1>
-        <dl class="figures">
-          {kinds.map((kind) => <div><dt>{names[kind]}</dt><dd>{rows.filter((row) => row.kind === kind).length}</dd></div>)}
-        </dl>
+        <Figures of={kinds.map((kind) => [names[kind], String(rows.filter((row) => row.kind === kind).length), meanings[kind]])} />
       </section>
       <div class="columns even">
         <section>
           <h2>Relative decoder norm <small>0: {a} alone, 1: {b} alone</small></h2>
           <Chart label="Histogram of relative decoder norms" of={[comparison]} options={() => ({
-            height: 240, marginLeft: 44, x: { domain: [0, 1], label: "relative norm" }, y: { label: "live latents", grid: true },
+            height: 250, marginLeft: 44, marginBottom: 38, x: { domain: [0, 1], label: "relative norm" }, y: { label: "live latents", grid: true },
             color: colour,
-            marks: [Plot.rectY(rows, Plot.binX({ y: "count" }, { x: "norm", fill: "kind", thresholds: 40, inset: 0.5 } as never)), Plot.ruleY([0])],
+            marks: [Plot.rectY(rows, Plot.binX({ y: "count" }, { x: (row: typeof rows[0]) => Math.min(row.norm!, 1 - 1e-9), fill: "kind", thresholds: 40, inset: 0.5 } as never)), Plot.ruleY([0])],
           })} />
         </section>
         <section>
           <h2>Latent scaling <small>ratio {a} to {b}</small></h2>
           <Chart label="Latent scaling of the error against that of the reconstruction" of={[comparison]} options={() => ({
-            height: 240, marginLeft: 44, grid: true,
+            height: 250, marginLeft: 44, marginBottom: 38, inset: 6, grid: true,
             x: { label: "ν of the reconstruction" }, y: { label: "ν of the error" }, color: colour,
             marks: [Plot.dot(scaled, { x: "reconstruction", y: "error", fill: "kind", fillOpacity: 0.5, r: 2.5, href: (d: typeof scaled[0]) => latentHref(d.id), title: (d: typeof scaled[0]) => `latent ${d.id}: ${short(d.reconstruction)}, ${short(d.error)}` })],
           })} />

@@ -1,7 +1,9 @@
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { loadExplanations, loadTable, useData } from "../data";
-import { percent, short, visible } from "../format";
+import { fixed, percent, short, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
+import { Figures } from "../parts/Figures";
+import type { Figure } from "../parts/Figures";
 import { Profile } from "../parts/Profile";
 import { latentHref, setQuery, wanted } from "../router";
 import type { Explanation, Overview, Table } from "../types";
@@ -37,7 +39,7 @@ function Summary({ overview }: { overview: Overview }) {
   const n_hooks = overview.hook_names.length;
   const first = overview.hooks[0];
   const last = overview.hooks[n_hooks - 1];
-  const figures: [string, string, string?][] = [
+  const figures: Figure[] = [
     ["latents", overview.d_sae.toLocaleString("en")],
     ["L0", short(overview.l0), "active latents per token"],
     ["dead", overview.n_dead.toLocaleString("en"), "active on none of the tokens read"],
@@ -56,11 +58,7 @@ function Summary({ overview }: { overview: Overview }) {
       <h1>
         {overview.architecture} <small>on {overview.model}, {n_hooks > 1 ? `${n_hooks} hook points, ${first} to ${last}` : first}, {overview.decoder} decoder</small>
       </h1>
-      <dl class="figures">
-        {figures.map(([name, value, title]) => (
-          <div title={title}><dt>{name}</dt><dd>{value}</dd></div>
-        ))}
-      </dl>
+      <Figures of={figures} />
       <details>
         <summary>Training, text, settings</summary>
         <div class="settings">
@@ -145,8 +143,7 @@ function Scatter({ overview, table }: { overview: Overview; table: Table }) {
         label={`Density of ${rows.length} live latents against ${y}`}
         of={[rows]}
         options={(width) => ({
-          height: 270,
-          marginLeft: 44,
+          height: 280, marginLeft: 44, marginBottom: 38, inset: 8,
           x: { type: "log", label: "density", grid: true, tickFormat: (d: number) => percent(d).replace(" ", ""), ticks: width < 500 ? 4 : 7 },
           y: { label: y, grid: true, type: layered ? "linear" : "log", nice: true, ticks: 5 },
           color: many ? { scheme: "blues", type: "sqrt" as never, range: [0.25, 1] } : undefined,
@@ -193,7 +190,7 @@ function Latents({ overview, table, explanations, query }: LatentsProps) {
 
   const columns = useMemo<Column[]>(() => {
     const figure = (key: "max" | "mean" | "spread" | "centre" | "coherence", name: string, title: string): Column => ({
-      key, name, title, of: (id) => table[key][id], show: (id) => short(table[key][id]),
+      key, name, title, of: (id) => table[key][id], show: (id) => fixed(table[key][id]),
     });
     return [
       { key: "density", name: "density", title: "share of tokens on which it is active", of: (id) => table.density[id], show: (id) => percent(table.density[id]) },

@@ -2,6 +2,8 @@ import { loadLatent, loadPair, useData } from "../data";
 import { digitsFor, hookLabels, percent, short, signed, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
 import { Examples } from "../parts/Examples";
+import { Figures } from "../parts/Figures";
+import type { Figure } from "../parts/Figures";
 import { LatentLink, useLabels } from "../parts/LatentLink";
 import { Logits } from "../parts/Logits";
 import { pairHref } from "../router";
@@ -25,9 +27,10 @@ export function PairPage({ overview, i, j }: Props) {
         <div class="title pair-title">
           <h1>Pair</h1>
           <span class="swatch first"><LatentLink id={pair.i} label={label(pair.i)} /></span>
+          <span class="muted">with</span>
           <span class="swatch second"><LatentLink id={pair.j} label={label(pair.j)} /></span>
         </div>
-        <Figures overview={overview} pair={pair} />
+        <Figures of={figuresOf(overview, pair)} />
       </section>
       <div class="columns latent">
         <section>
@@ -47,19 +50,22 @@ export function PairPage({ overview, i, j }: Props) {
   );
 }
 
-function Figures({ overview, pair }: { overview: Overview; pair: Pair }) {
+function figuresOf(overview: Overview, pair: Pair): Figure[] {
   const lift = pair.n_expected ? pair.n_both / pair.n_expected : null;
-  const figures: [string, string, string?][] = [
-    ["both active", pair.n_both.toLocaleString("en"), `of ${pair.n_sampled.toLocaleString("en")} sampled tokens; ${pair.n_i} and ${pair.n_j} one by one`],
-    ["against chance", lift === null ? "–" : `× ${short(lift, 2)}`, `${short(pair.n_expected)} expected of independent latents`],
-    ["second | first", percent(pair.n_i ? pair.n_both / pair.n_i : 0), "share of the first latent's tokens"],
-    ["first | second", percent(pair.n_j ? pair.n_both / pair.n_j : 0), "share of the second latent's tokens"],
-    ["cosine", signed(pair.cosine), "of their decoders"],
-    ["mean activations", pair.typical.map((x) => short(x)).join(", "), "each where it is active"],
-    ["when both are", pair.typical_together.map((x) => short(x)).join(", ")],
+  const n = (x: number) => x.toLocaleString("en");
+  const figures: Figure[] = [
+    ["both active", n(pair.n_both), `tokens of the ${n(pair.n_sampled)} sampled ones; ${pair.i} is active on ${n(pair.n_i)} of these, ${pair.j} on ${n(pair.n_j)}`],
+    ["against chance", lift === null ? "–" : `× ${short(lift, 2)}`, `latents that know nothing of each other would be active together on ${short(pair.n_expected)}`],
+    [`${pair.j} given ${pair.i}`, percent(pair.n_i ? pair.n_both / pair.n_i : 0), `share of the tokens of ${pair.i} on which ${pair.j} is active too`],
+    [`${pair.i} given ${pair.j}`, percent(pair.n_j ? pair.n_both / pair.n_j : 0), `share of the tokens of ${pair.j} on which ${pair.i} is active too`],
+    ["cosine", signed(pair.cosine), "of their decoders, over all hook points"],
+    ["mean activations", pair.typical.map((x) => short(x)).join(", "), `of ${pair.i} and of ${pair.j}, each over all tokens on which it is active`],
+    ["when both are", pair.typical_together.map((x) => short(x)).join(", "), "their mean activations on the sampled tokens on which both are active"],
   ];
-  if (overview.interact) figures.splice(0, 0, ["pair term", percent(pair.share), "norm of what it adds, against that of what both latents add one by one, at their mean activations"]);
-  return <dl class="figures">{figures.map(([name, value, title]) => <div title={title}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>;
+  if (overview.interact) {
+    figures.unshift(["pair term", percent(pair.share), "norm of what the decoder adds because both are active, against the norm of the sum of what each adds alone, both at their mean activations"]);
+  }
+  return figures;
 }
 
 function Norms({ overview, pair }: { overview: Overview; pair: Pair }) {
@@ -71,7 +77,7 @@ function Norms({ overview, pair }: { overview: Overview; pair: Pair }) {
     values.map((value, k) => ({ name: names[key as keyof typeof names], hook: hooks[k], value })));
   return (
     <section>
-      <h2>What each adds <small>norm, at mean activations</small></h2>
+      <h2>What each adds <small>norm at each hook point, at mean activations</small></h2>
       <Chart
         label="Norms of what the latents and the pair term add, over hook points"
         of={[pair]}

@@ -171,7 +171,7 @@ function NextToken({ tried, at, edited }: { tried: Tried; at: number; edited: bo
         label="Probabilities of the next token, without and with the edits"
         of={[tried, at, edited]}
         options={() => ({
-          height: 26 + tried.next[at].length * (edited ? 30 : 20), marginLeft: 110, marginTop: 2,
+          height: 36 + tried.next[at].length * (edited ? 30 : 20), marginLeft: 110, marginTop: 2, marginBottom: 38,
           x: { label: "probability", grid: true, ticks: 4 },
           y: { axis: null, domain: edited ? ["model", "edited"] : ["model"] },
           fy: { label: null, domain: tried.next[at].map(([token]) => visible(token)), padding: 0.15, axis: "left" as const },
