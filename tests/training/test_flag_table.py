@@ -104,7 +104,7 @@ def test_every_number_of_saelens_dictionaries_has_a_range(architecture):
 
 def test_sizes_come_from_the_model_where_none_are_given():
     assert fit_to_model(build_config([]), 48).sae.d_in == 48
-    assert fit_to_model(build_config(["--d_in=64"]), 48).sae.d_in == 64
+    assert fit_to_model(build_config(["--d_in=96"]), 48).sae.d_in == 96
     states = "model.layers.0.linear_attn.state[head=0]"
     matrices = ["--architecture=write_sae", f"--hook_name={states}"]
     cfg = fit_to_model(build_config(matrices), 128, (8, 16))
