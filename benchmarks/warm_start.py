@@ -84,8 +84,9 @@ class Bench:
         given = [*flags, "--training_tokens", str(tokens), "--seed", str(seed)]
         given += ["--output_path", str(folder), "--checkpoint_path", str(folder / "checkpoints")]
         cfg = fit_to_model(build_config([*given, "--save_final_checkpoint"]), self.stack)
-        start, rate, sae = more.get("start"), RATES.get(name, 1.0), None
+        start, rate = more.get("start"), RATES.get(name, 1.0)
         torch.manual_seed(seed)
+        sae: Any = None
         if start is not None:
             sae = with_terms(load_training_dictionary(start, "cpu"), cfg.sae)
         if rate != 1.0:
@@ -116,7 +117,8 @@ class Bench:
 @torch.no_grad()
 def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
     """Explained variance, that of the linear part, and L0 on the text to tune on."""
-    sae, settings = load_dictionary(folder), EvaluationSettings()
+    sae: Any = load_dictionary(folder)
+    settings = EvaluationSettings()
     data = load_evaluation_data(sae, stack, settings, settings.n_batches)
     whole, linear = ExplainedVariance(data.hook_scales), ExplainedVariance(data.hook_scales)
     activity, stacked = LatentActivity(sae.cfg.d_sae), (-1, stack.n_hooks, stack.d_model)
@@ -125,7 +127,7 @@ def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
         z = sae.encode(x)
         y = sae.decode(z)
         terms = sae.degree_terms(z) if hasattr(sae, "degree_terms") else {}
-        above = sum(term for degree, term in terms.items() if degree > 1)
+        above = sum((term for degree, term in terms.items() if degree > 1), torch.zeros(()))
         whole.update(x.view(stacked), y.view(stacked))
         linear.update(x.view(stacked), (y - above).view(stacked))
         activity.update(z)
@@ -135,7 +137,7 @@ def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
 @torch.no_grad()
 def with_larger_outputs(folder: Path, rate: float) -> Path:
     """The dictionary whose terms had ``rate`` times the usual gain, with the usual one."""
-    sae = load_dictionary(folder)
+    sae: Any = load_dictionary(folder)
     for factor in sae.polynomial.C.values():
         factor.mul_(rate)
     scaled = folder.with_name(f"{folder.name}-scaled")
