@@ -4,11 +4,14 @@
 
 Crosscoders over the residual hook points of the embedded model with the settings of ``train``. Half
 of the tokens train a linear one; from there on, on text that it has not read, it goes on as it is,
-with interactions, or with powers (``--from_pretrained_path``). Beside them are runs that read all
-tokens with one decoder. Explained variance and L0 are those of the exported dictionary on held-out
-text; "linear part" is explained variance with the terms above degree 1 left out. Where the ladder
-is printed, "linear refitted" and "own terms" say what the terms add to the best linear decoder of
-the same codes, and "best" what any decoder does.
+with interactions, or with powers (``--from_pretrained_path``). "rate 4" and so on: the terms above
+degree 1 learn at 4 times the rate of all else, by a gain that is 4 times as large and goes into
+their output factors at the end. Beside them are runs that read all tokens with one decoder.
+Explained variance and L0 are those of the exported dictionary on the held-out text that ``compare``
+tunes on, which no table is reported on; "linear part" is explained variance with the terms above
+degree 1 left out. The ladder, where it is printed, is of other held-out text: "linear refitted" and
+"own terms" say what the terms add to the best linear decoder of the same codes, and "best" what any
+decoder does. Each line is one run.
 """
 
 from __future__ import annotations
@@ -27,17 +30,21 @@ import torch
 from datasets import Dataset
 
 from sae_lens_poly import TrainingRunner
+from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.evaluation.headroom import HEADROOM_TOKENS
-from sae_lens_poly.evaluation.saved import evaluate_saved
+from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
+from sae_lens_poly.evaluation.saved import evaluate_saved, load_evaluation_data
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
 from sae_lens_poly.models.recorded import RecordedStack
 from sae_lens_poly.training.data import load_text
+from sae_lens_poly.training.fine_tuning import load_training_dictionary, with_terms
 from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config, fit_to_model
 
 LINEAR = ["--architecture", "crosscoder"]
 INTERACTIONS = ["--architecture", "poly_crosscoder"]
 POWERS = [*INTERACTIONS, "--decoder", "powers"]
+WIDE = [*INTERACTIONS, "--degree", "2", "--rank_2", "256"]
 
 #: Name to the flags of what trains on all tokens, or on the second half of them.
 WHOLE = {"linear": LINEAR, "interactions": INTERACTIONS, "powers": POWERS}
@@ -45,6 +52,16 @@ SECOND_HALF = {
     "linear, then linear": LINEAR,
     "linear, then interactions": INTERACTIONS,
     "linear, then powers": POWERS,
+    "then interactions, rate 4": INTERACTIONS,
+    "then interactions, rate 16": INTERACTIONS,
+    "then rank 256": WIDE,
+    "then rank 256, rate 16": WIDE,
+}
+#: How many times the rate of all else that of the terms is, where it is not the same.
+RATES = {
+    "then interactions, rate 4": 4.0,
+    "then interactions, rate 16": 16.0,
+    "then rank 256, rate 16": 16.0,
 }
 
 
@@ -71,24 +88,29 @@ class Bench:
             self.stack.d_in,
             self.stack.state_shape,
         )
-        cfg.from_pretrained_path = more.get("start")
+        start, rate = more.get("start"), RATES.get(name, 1.0)
         torch.manual_seed(seed)
+        sae: Any = None
+        if start is not None:
+            sae = with_terms(load_training_dictionary(start, "cpu"), cfg.sae)
+        if rate != 1.0:
+            gains = sae.polynomial.gains
+            gains.update({degree: rate * gain for degree, gain in gains.items()})
         with contextlib.redirect_stderr(io.StringIO()):
-            TrainingRunner(cfg, more.get("text"), self.stack).run()
-        return folder
+            TrainingRunner(cfg, more.get("text"), self.stack, sae).run()
+        return folder if rate == 1.0 else with_larger_outputs(folder, rate)
 
     def report(self, name: str, folder: Path, seed: int) -> None:
         """Print the figures of a dictionary."""
-        wants_ladder = seed in self.options.ladder_seeds
-        settings = EvaluationSettings(
-            n_splice_batches=1,
-            n_coherence_tokens=256,
-            n_headroom_tokens=HEADROOM_TOKENS if wants_ladder else 0,
-        )
-        found = evaluate_saved(folder, settings, model=self.stack)
-        line = f"{name:28}{seed:5}{found.pooled.explained_variance:11.4f}"
-        line += f"{found.pooled.explained_variance_linear:13.4f}{found.l0:7.1f}"
-        if found.headroom is not None:
+        explained, linear_part, l0 = figures(folder, self.stack)
+        line = f"{name:28}{seed:5}{explained:11.4f}{linear_part:13.4f}{l0:7.1f}"
+        if seed in self.options.ladder_seeds and name in self.options.ladder_arms:
+            settings = EvaluationSettings(
+                n_splice_batches=1, n_coherence_tokens=256, n_headroom_tokens=HEADROOM_TOKENS
+            )
+            with contextlib.redirect_stderr(io.StringIO()):
+                found = evaluate_saved(folder, settings, model=self.stack)
+            assert found.headroom is not None
             rungs = found.headroom.rungs
             ours = rungs.get("ours", rungs["linear"])
             best = max(rung for name, rung in rungs.items() if name != "ours")
@@ -96,10 +118,39 @@ class Bench:
         print(line, flush=True)
 
 
+@torch.no_grad()
+def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
+    """Explained variance, that of the linear part, and L0 on the text to tune on."""
+    sae: Any = load_dictionary(folder)
+    settings = EvaluationSettings()
+    data = load_evaluation_data(sae, stack, settings, settings.n_batches)
+    whole, linear = ExplainedVariance(data.hook_scales), ExplainedVariance(data.hook_scales)
+    activity, stacked = LatentActivity(sae.cfg.d_sae), (-1, stack.n_hooks, stack.d_model)
+    for tokens in data.batches:
+        x = stack.gather(tokens)[data.keep(tokens)].to(sae.dtype)
+        z = sae.encode(x)
+        y = sae.decode(z)
+        terms = sae.degree_terms(z) if hasattr(sae, "degree_terms") else {}
+        above = sum((term for degree, term in terms.items() if degree > 1), torch.zeros(()))
+        whole.update(x.view(stacked), y.view(stacked))
+        linear.update(x.view(stacked), (y - above).view(stacked))
+        activity.update(z)
+    return whole.compute()[1], linear.compute()[1], activity.compute()[0]
+
+
+@torch.no_grad()
+def with_larger_outputs(folder: Path, rate: float) -> Path:
+    """The dictionary whose terms had ``rate`` times the usual gain, with the usual one."""
+    sae: Any = load_dictionary(folder)
+    for factor in sae.polynomial.C.values():
+        factor.mul_(rate)
+    scaled = folder.with_name(f"{folder.name}-scaled")
+    sae.save_model(scaled)
+    return scaled
+
+
 def rest_of_text(folder: Path) -> Dataset:
     """The rows that a dictionary has not been trained on."""
-    from sae_lens_poly.training.fine_tuning import load_training_dictionary
-
     n_read = load_training_dictionary(folder, "cpu").cfg.metadata.n_dataset_rows_read
     text = load_text("stdlib", "train")
     assert isinstance(text, Dataset)
@@ -113,8 +164,14 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=RUN_DEFAULTS["training_tokens"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=[*WHOLE, *SECOND_HALF])
     parser.add_argument("--ladder_seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--ladder_arms", nargs="*", default=[*WHOLE, *SECOND_HALF])
     options = parser.parse_args()
+
+    def chosen(arms: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+        return [(name, flags) for name, flags in arms.items() if name in options.arms]
+
     warnings.filterwarnings("ignore")
     logging.getLogger("sae_lens").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -129,12 +186,12 @@ def main() -> None:
         stack = RecordedStack(model, Path(folder) / "activations")
         bench = Bench(Path(folder), stack, options)
         for seed in options.seeds:
-            for name, flags in WHOLE.items():
+            for name, flags in chosen(WHOLE):
                 bench.report(name, bench.train(name, flags, options.tokens, seed), seed)
             half = bench.train("half", LINEAR, options.tokens // 2, seed)
             start = str(next((half / "checkpoints").glob("*/final_*")))
             text = rest_of_text(Path(start))
-            for name, flags in SECOND_HALF.items():
+            for name, flags in chosen(SECOND_HALF):
                 tokens = options.tokens - options.tokens // 2
                 more = {"start": start, "text": text}
                 bench.report(name, bench.train(name, flags, tokens, seed, **more), seed)
