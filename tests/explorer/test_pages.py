@@ -107,6 +107,22 @@ def test_hostile_strings_stay_text(browser, static):
         assert not view.wrong
 
 
+def test_shares_below_zero_keep_their_sign(browser, site, tmp_path):
+    shutil.copytree(site, tmp_path / "site")
+    path = tmp_path / "site" / "data" / "overview.json.gz"
+    data = read_data(path)
+    names = ("explained_variance", "explained_variance_linear", "cosine", "ce_recovered")
+    figures = dict.fromkeys((*names, "l0", "n_dead"), 0.5)
+    figures["degree_shares"] = {"1": 1.005, "2": -0.0046, "3": -0.00001}
+    per_hook = dict.fromkeys(data["hook_names"], figures)
+    write_data(path, data | {"evaluation": {"per_hook": per_hook, "pooled": figures}})
+    with serving_folder(tmp_path / "site") as address, Page(browser, address) as view:
+        cells = view.open("").locator(".figures-table .total td").all_text_contents()
+        minus = "\N{MINUS SIGN}"
+        assert cells[5:7] == [f"{minus}0.46 %", f"> {minus}0.01 %"]
+        assert not view.wrong
+
+
 def test_search_sort_and_filter_are_in_the_address(browser, served):
     with Page(browser, served) as view:
         page = view.open("")

@@ -12,6 +12,7 @@ export function short(x: number | null | undefined, digits = 3): string {
 export function percent(x: number | null | undefined): string {
   if (x === null || x === undefined) return "–";
   if (x === 0) return "0 %";
+  if (x < 0) return `−${percent(-x)}`.replace("−< ", "> −");
   const p = 100 * x;
   return `${p < 0.01 ? "< 0.01" : p < 1 ? p.toFixed(2) : p < 10 ? p.toFixed(1) : p.toFixed(0)} %`;
 }

@@ -232,8 +232,8 @@ function Curve({ overview, latent }: { overview: Overview; latent: Latent }) {
           x: { label: "activation", ticks: 5 }, y: { label: null, grid: true, ticks: 4 },
           color: { domain: ["along its direction", "away from it", "linear term"], range: [COLOURS.blue, COLOURS.orange, COLOURS.grey], legend: true },
           marks: [
-            Plot.line([{ x: 0, y: 0 }, { x: z[z.length - 1], y: slope * z[z.length - 1] }], { x: "x", y: "y", stroke: () => "linear term", strokeDasharray: "3,3" }),
             Plot.line(rows, { x: "x", y: "y", stroke: "name", strokeWidth: 1.75 }),
+            Plot.line([{ x: 0, y: 0 }, { x: z[z.length - 1], y: slope * z[z.length - 1] }], { x: "x", y: "y", stroke: () => "linear term", strokeDasharray: "3,3" }),
           ],
         })}
       />

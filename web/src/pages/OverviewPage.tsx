@@ -144,7 +144,7 @@ function Scatter({ overview, table }: { overview: Overview; table: Table }) {
         of={[rows]}
         options={(width) => ({
           height: 280, marginLeft: 44, marginBottom: 38, inset: 8,
-          x: { type: "log", label: "density", grid: true, tickFormat: (d: number) => percent(d).replace(" ", ""), ticks: width < 500 ? 4 : 7 },
+          x: { type: "log", label: "density", grid: true, tickFormat: (d: number) => `${Number((100 * d).toPrecision(1))}%`, ticks: width < 500 ? 4 : 7 },
           y: { label: y, grid: true, type: layered ? "linear" : "log", nice: true, ticks: 5 },
           color: many ? { scheme: "blues", type: "sqrt" as never, range: [0.25, 1] } : undefined,
           marks: [
