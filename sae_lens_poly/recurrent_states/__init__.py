@@ -5,6 +5,7 @@ from sae_lens_poly.recurrent_states.gated_deltanet import DeltaInputs, Scanned, 
 from sae_lens_poly.recurrent_states.interventions import Change, changed_run, kl_divergences
 from sae_lens_poly.recurrent_states.reached_layers import delta_layers, reached, scanned_layers
 from sae_lens_poly.recurrent_states.read_out import decay_only_shift, read_out_shift
+from sae_lens_poly.recurrent_states.steering import steering_direction, steering_writes
 from sae_lens_poly.recurrent_states.win_rates import (
     WinRate,
     random_rank_one,
@@ -27,6 +28,8 @@ __all__ = [
     "read_out_shift",
     "scan",
     "scanned_layers",
+    "steering_direction",
+    "steering_writes",
     "win_rate",
     "wins_of",
 ]

@@ -88,7 +88,12 @@ class DirectPath:
 
     @property
     def _projection(self) -> Any:
-        return self.layer.o_proj if hasattr(self.layer, "o_proj") else self.layer.out_proj
+        return output_projection(self.layer)
+
+
+def output_projection(layer: Any) -> Any:
+    """The projection of a layer's gated read-outs, (batch, pos, n_heads * d_v), to d_model."""
+    return layer.o_proj if hasattr(layer, "o_proj") else layer.out_proj
 
 
 def _gated_norm(layer: Any) -> Any:

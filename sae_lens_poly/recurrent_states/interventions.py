@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Change:
         atom: Matrix (d_k, d_v) that takes the write's place, or one for each text,
             (batch, d_k, d_v); None: the write is deleted.
         scale: ``natural``: the atom as it is given. ``matched``: with the write's Frobenius norm.
+        times: What the atom is multiplied by.
         adds: Whether the atom is added to the write, and does not take its place.
     """
 
@@ -34,11 +36,13 @@ class Change:
     atom: torch.Tensor | None = None
     scale: Literal["natural", "matched"] = "natural"
     adds: bool = False
+    times: float = 1.0
 
     def __post_init__(self) -> None:
         whole = Number(at_least=0, whole=True)
         check_fields(self, {"layer": whole, "head": whole, "position": whole})
         check_fields(self, {"scale": Choice("natural", "matched"), "adds": Flag()})
+        check_fields(self, {"times": Number()})
 
     def __call__(self, at: int, write: torch.Tensor) -> torch.Tensor:
         """The write (batch, n_heads, d_k, d_v) of a position, changed if it is this one."""
@@ -51,44 +55,61 @@ class Change:
         if self.scale == "matched":
             size = torch.linalg.matrix_norm(write, keepdim=True)
             put = put * size / torch.linalg.matrix_norm(put, keepdim=True).clamp_min(1e-12)
+        put = self.times * put
         return write + put if self.adds else put
 
 
 @torch.no_grad()
-def changed_run(model: nn.Module, tokens: torch.Tensor, change: Change) -> torch.Tensor:
-    """Logits (batch, pos, d_vocab) with a write changed; all later states follow from it.
+def changed_run(
+    model: nn.Module, tokens: torch.Tensor, change: Change | Sequence[Change]
+) -> torch.Tensor:
+    """Logits (batch, pos, d_vocab) with writes changed; all later states follow from them.
 
     Args:
         model: A transformers model.
         tokens: Shape (batch, pos).
-        change: The write, and what takes its place.
+        change: The write, and what takes its place; or several, of one head of a layer.
 
     Raises:
-        InputError: If there is no such write, or the atom is not of its shape.
+        InputError: If there is no such write, the atom is not of its shape, or the changes are not
+            of one head.
     """
-    if change.position >= tokens.shape[1]:
-        raise InputError(
-            f"position={change.position} is not in a text of {tokens.shape[1]} tokens: lower it"
-        )
+    changes = [change] if isinstance(change, Change) else list(change)
+    if not changes:
+        raise InputError("change=[] names no write: give one at least")
+    if len({(each.layer, each.head) for each in changes}) > 1:
+        raise InputError("change: writes of several heads are changed: take those of one")
+    head, first = changes[0].head, min(each.position for each in changes)
+    for each in changes:
+        if each.position >= tokens.shape[1]:
+            raise InputError(
+                f"position={each.position} is not in a text of {tokens.shape[1]} tokens: lower it"
+            )
+
+    def edit(at: int, write: torch.Tensor) -> torch.Tensor:
+        for each in changes:
+            write = each(at, write)
+        return write
 
     def at_layer(number: int, inputs: DeltaInputs, own: torch.Tensor) -> torch.Tensor:
         n_heads, shape = inputs.v.shape[2], (inputs.k.shape[-1], inputs.v.shape[-1])
-        if change.head >= n_heads:
-            raise InputError(f"head={change.head} is not one of the {n_heads} heads of the layer")
+        if head >= n_heads:
+            raise InputError(f"head={head} is not one of the {n_heads} heads of the layer")
         shapes = (shape, (len(tokens), *shape))
-        if change.atom is not None and tuple(change.atom.shape) not in shapes:
-            raise InputError(
-                f"an atom of shape {tuple(change.atom.shape)} cannot take the place of a write of "
-                f"shape {shape}"
-            )
-        out = scan(inputs.of_heads([change.head]), edit=change).out[:, :, 0]
-        before = slice(change.position)
-        check_read_out(number, out[:, before], own[:, before, change.head])
+        for each in changes:
+            if each.atom is not None and tuple(each.atom.shape) not in shapes:
+                raise InputError(
+                    f"an atom of shape {tuple(each.atom.shape)} cannot take the place of a write "
+                    f"of shape {shape}"
+                )
+        out = scan(inputs.of_heads([head]), edit=edit).out[:, :, 0]
+        before = slice(first)
+        check_read_out(number, out[:, before], own[:, before, head])
         new = own.clone()
-        new[:, change.position :, change.head] = out[:, change.position :].to(own.dtype)
+        new[:, first:, head] = out[:, first:].to(own.dtype)
         return new
 
-    with reached(model, [change.layer], at_layer):
+    with reached(model, [changes[0].layer], at_layer):
         return model(tokens, use_cache=False).logits
 
 

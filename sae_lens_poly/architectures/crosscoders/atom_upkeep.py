@@ -55,5 +55,6 @@ class AtomUpkeep:
         atoms = decoder.vectors(which)
         atoms = atoms / atoms.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         decoder.take_rows_(which, atoms * self.norm)
-        encoder.take_rows_(which, atoms * REVIVED_ENCODER_NORM * alive_norm)
+        if encoder is not decoder:
+            encoder.take_rows_(which, atoms * REVIVED_ENCODER_NORM * alive_norm)
         sae.b_enc[which] = 0

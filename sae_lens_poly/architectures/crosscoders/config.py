@@ -313,6 +313,16 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
                 f"{both[0]} and {both[1]}: make them equal or set encoder_init='independent'"
             )
 
+    @property
+    def ties_encoder(self) -> bool:
+        """Whether the encoder's weights are the decoder's; these crosscoders have their own."""
+        return False
+
+    @property
+    def aux_k_is_published(self) -> bool:
+        """Whether AuxK is that of WriteSAE's code; see :func:`aux_k_of_write_sae`."""
+        return False
+
     def make_upkeep(self) -> AtomUpkeep | None:
         """What is done to latents every so many steps; these crosscoders have nothing."""
         return None

@@ -21,8 +21,8 @@ from sae_lens_poly.architectures.crosscoders.hook_scales import HookScales
 from sae_lens_poly.architectures.crosscoders.layer_masking import LayerMasking
 from sae_lens_poly.architectures.crosscoders.stacked_dictionary import StackedDictionary
 from sae_lens_poly.architectures.crosscoders.start import start_weights_
-from sae_lens_poly.architectures.encoders import hide
-from sae_lens_poly.architectures.encoders.aux_k import aux_k_loss
+from sae_lens_poly.architectures.encoders import Encoder, hide
+from sae_lens_poly.architectures.encoders.aux_k import aux_k_loss, aux_k_of_write_sae
 from sae_lens_poly.architectures.kernels.at_least_float32 import at_least_float32
 from sae_lens_poly.architectures.kernels.geometric_median import geometric_median
 from sae_lens_poly.architectures.kernels.sparse_code import can_use_sparse_codes
@@ -34,6 +34,9 @@ from sae_lens_poly.hook_names import expand_hook_names
 
 #: With layer masking, every so many steps the threshold is taken from unmasked inputs.
 CLEAN_EVERY = 10
+
+#: Dead latents that AuxK of WriteSAE's code may use for a state.
+PUBLISHED_K_AUX = 256
 
 
 class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
@@ -54,6 +57,9 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
     def initialize_weights(self) -> None:
         super().initialize_weights()
         cfg = self.cfg
+        if cfg.ties_encoder:
+            self.encoder_weights = self.decoder_weights
+            self.encoder = Encoder(self.encoder_weights, self.encoder_score)
         if not self.b_enc.is_meta:  # a dictionary that is being loaded gets its weights later
             start_weights_(cfg, self.encoder_weights, self.decoder_weights, self.structure)
         self.hook_scales = HookScales(cfg.n_hooks, self.d_model, self.device)
@@ -259,6 +265,15 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             centred = self._centre(self.hook_scales.normalise(x.to(self.dtype)), seen)
             dead_pre = self.encoder.of_latents(centred, self.b_enc, dead)
         dead_norms = residual.new_ones(()) if norms is None else norms[dead]
+        assert self.cfg.aux_loss_coefficient is not None
+        if self.cfg.aux_k_is_published:
+            loss = aux_k_of_write_sae(
+                residual,
+                dead_pre * dead_norms,
+                lambda kept: self.decoder_weights.write(kept / dead_norms, dead) + self.b_dec,
+                self.cfg.k_aux or PUBLISHED_K_AUX,
+            )
+            return self.cfg.aux_loss_coefficient * loss
         loss = aux_k_loss(
             residual,
             dead_pre * dead_norms,
@@ -266,7 +281,6 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
             self.cfg.k_aux or max(1, self.d_model // 2),
             self.world,
         )
-        assert self.cfg.aux_loss_coefficient is not None
         return self.cfg.aux_loss_coefficient * loss
 
     def _inner_losses(self, z: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -351,6 +365,9 @@ class TrainingCrosscoder(StackedDictionary, TrainingSAE[Any]):
     @override
     def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_saving(state_dict)
+        if self.cfg.ties_encoder:  # safetensors has no tensors that share memory
+            for name in [name for name in state_dict if name.startswith("encoder_factors.")]:
+                state_dict[name] = state_dict[name].clone()
         self.cfg.metadata.hook_scales = self.hook_scales.scale.tolist()
 
     @override

@@ -41,3 +41,26 @@ def aux_k_loss(
         written = world.across(write(dead_scores * kept))
     loss = (written - residual.detach()).pow(2).sum(dim=-1).mean()
     return min(n_dead / k_aux, 1.0) * loss
+
+
+def aux_k_of_write_sae(
+    residual: torch.Tensor,
+    dead_scores: torch.Tensor,
+    write: Callable[[torch.Tensor], torch.Tensor],
+    k_aux: int,
+) -> torch.Tensor:
+    """The same as WriteSAE's code has it (arXiv 2605.12770).
+
+    Scores that are not positive write nothing, few dead latents do not scale the loss down, and
+    ``write`` adds the bias, although the residual is without it.
+
+    Args:
+        residual: As above.
+        dead_scores: As above.
+        write: The linear term and the bias (n, d_in) of scores (n, n_dead) that were kept.
+        k_aux: How many of them a token may use.
+    """
+    scores = dead_scores.relu()
+    top = scores.topk(min(k_aux, scores.shape[-1]), dim=-1, sorted=False)
+    kept = torch.zeros_like(scores).scatter(-1, top.indices, top.values)
+    return (write(kept) - residual.detach()).pow(2).sum(dim=-1).mean()

@@ -47,7 +47,11 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
         d_k (int): Number of rows of a state: the width of a key. The command line fills it in.
         rank (int): Rank r of a latent's matrix ``sum_r v_ir w_ir^T``.
         encoder (str): ``bilinear``: a latent reads ``sum_r V_ir^T S W_ir`` with vectors of its own.
-            ``dense``: it reads every entry by a weight of its own. (The paper has both.)
+            ``tied``: with those of its decoder, which are the same parameters while training.
+            ``dense``: it reads every entry by a weight of its own. (The paper has all three.)
+        aux_k (str): ``sae_lens``: AuxK as SAELens has it. ``write_sae``: as the authors' code does,
+            where scores that are not positive write nothing, the bias is added although the
+            residual is without it, and ``k_aux`` is 256.
         renormalise_every (int): Every so many steps, all atoms get the norm that they started
             with. 0: never.
         revive_every (int): Every so many steps, each dead latent gets the leading singular vectors
@@ -56,7 +60,8 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
 
     d_k: int = 1
     rank: int = 1
-    encoder: Literal["bilinear", "dense"] = "bilinear"
+    encoder: Literal["bilinear", "tied", "dense"] = "bilinear"
+    aux_k: Literal["sae_lens", "write_sae"] = "sae_lens"
     renormalise_every: int = 0
     revive_every: int = 0
     sparsifier: str = "topk"
@@ -66,7 +71,8 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
     WRITE_SAE_CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         "d_k": Number(at_least=1, whole=True),
         "rank": Number(at_least=1, whole=True),
-        "encoder": Choice("bilinear", "dense"),
+        "encoder": Choice("bilinear", "tied", "dense"),
+        "aux_k": Choice("sae_lens", "write_sae"),
         "renormalise_every": Number(at_least=0, whole=True),
         "revive_every": Number(at_least=0, whole=True),
     }
@@ -75,6 +81,16 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
     @classmethod
     def architecture(cls) -> str:
         return "write_sae"
+
+    @property
+    @override
+    def ties_encoder(self) -> bool:
+        return self.encoder == "tied"
+
+    @property
+    @override
+    def aux_k_is_published(self) -> bool:
+        return self.aux_k == "write_sae"
 
     @override
     def make_upkeep(self) -> AtomUpkeep | None:
@@ -86,7 +102,7 @@ class TrainingWriteSAEConfig(TrainingCrosscoderConfig):
     def __post_init__(self) -> None:
         check_fields(self, self.WRITE_SAE_CONSTRAINTS)
         matrix = [self.d_k, self.rank]
-        bilinear = self.encoder == "bilinear"
+        bilinear = self.encoder != "dense"
         forms = {"encoder": "matrix" if bilinear else "dense", "decoder": "matrix"}
         for part, form in forms.items():
             given = getattr(self, f"{part}_weights")
