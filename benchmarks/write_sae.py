@@ -130,7 +130,7 @@ def train(arm: str, what: str, seed: int, options: argparse.Namespace) -> tuple[
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         cfg = build_config([*words, "--output_path", folder])
         model = load_model_of(cfg)
-        cfg = fit_to_model(cfg, model)
+        cfg = fit_to_model(cfg, model.d_in, model.state_shape)
         torch.manual_seed(seed)
         TrainingRunner(cfg, override_model=model).run()
         seconds = time.perf_counter() - started
