@@ -206,7 +206,7 @@ def test_two_models_beside_each_other(browser, tmp_path):
         with serving_folder(tmp_path / "site") as address, Page(browser, address, size) as view:
             page = view.open("#/models")
             expect(page.locator(".card").first).to_be_visible()
-            expect(page.locator(".chart svg")).to_have_count(2)
+            expect(page.locator(".chart figure > svg")).to_have_count(2)
             assert not page.evaluate(WIDE)
             page.screenshot(path=SCREENSHOTS / f"static-models-{size}.png")
             assert not view.wrong
