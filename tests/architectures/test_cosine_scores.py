@@ -110,7 +110,10 @@ def test_exports_and_folds_are_exact(score, variant, tmp_path):
         out = inference(x)
         sae.save_inference_model(tmp_path / "inference")
         loaded = SAE.load_from_disk(tmp_path / "inference")
-        assert torch.equal(loaded(x), out)
+        for name, value in inference.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value), name
+        # Where a tensor lies in memory can change the last bit of a product.
+        torch.testing.assert_close(loaded(x), out, rtol=1e-12, atol=1e-12)
         sae.save_model(tmp_path / "training")
         again = TrainingSAE.load_from_disk(tmp_path / "training")
         torch.testing.assert_close(again(x), sae(x), rtol=0, atol=0)
