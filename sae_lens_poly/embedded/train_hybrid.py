@@ -1,21 +1,18 @@
 """Train the embedded hybrid model from nothing: ``python -m sae_lens_poly.embedded.train_hybrid``.
 
 Text, tokenizer and recipe are those of the embedded TransformerLens model
-(:mod:`sae_lens_poly.embedded.train_model`); the model is transformers' own, whose chunked kernel in
+(:mod:`sae_lens_poly.embedded.recipe`); the model is transformers' own, whose chunked kernel in
 PyTorch takes a tenth of a step. The weights are written at every checkpoint, and an interrupted run
 continues from there when it is started again.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
@@ -23,7 +20,7 @@ from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from sae_lens_poly.embedded.corpus import stdlib_modules
 from sae_lens_poly.embedded.hybrid import HYBRID_FOLDER
 from sae_lens_poly.embedded.model import load_embedded_tokenizer
-from sae_lens_poly.embedded.train_model import Muon, learning_rate_factor, windows
+from sae_lens_poly.embedded.recipe import recipe_parser, train_by_recipe
 
 
 def hybrid_config() -> Qwen3_5TextConfig:
@@ -80,15 +77,9 @@ def save_hybrid(model: nn.Module, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--context_size", type=int, default=256)
-    parser.add_argument("--lr_matrices", type=float, default=0.02, help="Muon")
-    parser.add_argument("--lr_others", type=float, default=0.004, help="Adam")
-    parser.add_argument("--decay_fraction", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path, default=Path("build/hybrid_model.pt"))
+    parser = recipe_parser(
+        __doc__.splitlines()[0] if __doc__ else None, 2200, 256, Path("build/hybrid_model.pt")
+    )
     parser.add_argument("--folder", type=Path, default=HYBRID_FOLDER)
     args = parser.parse_args()
 
@@ -111,57 +102,20 @@ def main() -> None:
         for n, p in model.model.layers.named_parameters()
         if p.ndim == 2 and "in_proj_a" not in n and "in_proj_b" not in n
     ]
-    ids = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in ids]
-    optimizers: list[torch.optim.Optimizer] = [
-        Muon(matrices, lr=args.lr_matrices, weight_decay=0.02),
-        torch.optim.Adam(others, lr=args.lr_others, betas=(0.9, 0.95)),
-    ]
-    schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(
-            o, lambda s: learning_rate_factor(s, args.steps, 100, args.decay_fraction)
-        )
-        for o in optimizers
-    ]
-    parts: list[Any] = [*optimizers, *schedulers]
 
-    first_step = 0
-    if args.checkpoint.exists():
-        state = torch.load(args.checkpoint)
-        first_step = state["step"]
-        model.load_state_dict(state["model"])
-        for part, saved in zip(parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-        print(f"going on from step {first_step} of {args.checkpoint}", flush=True)
+    def logits_of(tokens: torch.Tensor) -> torch.Tensor:
+        return model(tokens, use_cache=False).logits
 
-    start, running = time.time(), None
-    for step, tokens in enumerate(
-        windows(documents, args.batch_size, args.context_size, args.seed)
-    ):
-        if step < first_step:
-            continue
-        if step == args.steps:
-            break
-        logits = model(tokens, use_cache=False).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in parts:
-            part.step()
-        model.zero_grad()
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
-        if (step + 1) % 50 == 0:
-            rate = (step + 1 - first_step) * tokens.numel() / (time.time() - start)
-            print(f"step {step + 1} loss {running:.3f} {rate:.0f} tokens/s", flush=True)
-        if (step + 1) % 200 == 0:
-            args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            state = {
-                "step": step + 1,
-                "model": model.state_dict(),
-                "parts": [part.state_dict() for part in parts],
-            }
-            torch.save(state, args.checkpoint)
-            save_hybrid(model, args.folder)
+    start = time.time()
+    train_by_recipe(
+        model,
+        matrices,
+        logits_of,
+        documents,
+        args,
+        checkpoint_every=200,
+        at_checkpoint=lambda: save_hybrid(model, args.folder),
+    )
     save_hybrid(model, args.folder)
     print(f"{(time.time() - start) / 60:.1f} minutes", flush=True)
 

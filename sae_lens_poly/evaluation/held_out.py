@@ -6,11 +6,7 @@ from dataclasses import dataclass, fields
 
 from sae_lens.saes.sae import SAEMetadata
 
-from sae_lens_poly.embedded import (
-    EMBEDDED_DATASET_NAME,
-    EMBEDDED_MODEL_NAME,
-    HYBRID_MODEL_NAME,
-)
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME, EMBEDDED_MODEL_NAMES
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.stacked_hooks import StackedHooks
@@ -109,7 +105,7 @@ def _path_of(metadata: SAEMetadata, texts: list[TextRead], settings: EvaluationS
     if settings.dataset_path is not None:
         return settings.dataset_path
     path = metadata.dataset_path
-    if path is None and metadata.model_name in (EMBEDDED_MODEL_NAME, HYBRID_MODEL_NAME):
+    if path is None and metadata.model_name in EMBEDDED_MODEL_NAMES:
         return EMBEDDED_DATASET_NAME
     if not path:
         raise InputError(

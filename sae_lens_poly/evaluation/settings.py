@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sae_lens_poly.constraints import COUNT, Constraint, ListOf, Number, Text, check_fields
-from sae_lens_poly.embedded import EMBEDDED_MODEL_NAME, HYBRID_MODEL_NAME
+from sae_lens_poly.embedded import EMBEDDED_MODEL_NAMES
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.paths import check_text
 
@@ -98,7 +98,7 @@ class EvaluationSettings:
         Raises:
             InputError: If there is no field of a name.
         """
-        if model_name in (EMBEDDED_MODEL_NAME, HYBRID_MODEL_NAME):
+        if model_name in EMBEDDED_MODEL_NAMES:
             fields = {"probing": (TOKEN_TASKS, STDLIB_PACKAGES), **fields}
         return cls.from_dict(fields)
 

@@ -59,6 +59,18 @@ class Change:
         return write + put if self.adds else put
 
 
+def check_position(position: int, tokens: torch.Tensor) -> None:
+    """Refuse a position that texts (batch, pos) do not have.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if not 0 <= position < tokens.shape[1]:
+        raise InputError(
+            f"position={position} is not in a text of {tokens.shape[1]} tokens: lower it"
+        )
+
+
 @torch.no_grad()
 def changed_run(
     model: nn.Module, tokens: torch.Tensor, change: Change | Sequence[Change]
@@ -81,10 +93,7 @@ def changed_run(
         raise InputError("change: writes of several heads are changed: take those of one")
     head, first = changes[0].head, min(each.position for each in changes)
     for each in changes:
-        if each.position >= tokens.shape[1]:
-            raise InputError(
-                f"position={each.position} is not in a text of {tokens.shape[1]} tokens: lower it"
-            )
+        check_position(each.position, tokens)
 
     def edit(at: int, write: torch.Tensor) -> torch.Tensor:
         for each in changes:

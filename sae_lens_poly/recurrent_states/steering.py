@@ -9,7 +9,7 @@ import torch
 
 from sae_lens_poly.errors import InputError
 from sae_lens_poly.recurrent_states.direct_path import output_projection
-from sae_lens_poly.recurrent_states.interventions import Change
+from sae_lens_poly.recurrent_states.interventions import Change, check_position
 from sae_lens_poly.recurrent_states.reached_layers import delta_layers, scanned_layers
 
 
@@ -73,10 +73,7 @@ def steering_writes(
         InputError: If there is no such position.
     """
     for position in positions:
-        if not 0 <= position < tokens.shape[1]:
-            raise InputError(
-                f"position={position} is not in a text of {tokens.shape[1]} tokens: lower it"
-            )
+        check_position(position, tokens)
     inputs, _ = scanned_layers(model, tokens, [layer])[layer]
     w = direction.to(inputs.k)
     return [

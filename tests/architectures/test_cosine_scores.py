@@ -112,8 +112,10 @@ def test_exports_and_folds_are_exact(score, variant, tmp_path):
         loaded = SAE.load_from_disk(tmp_path / "inference")
         for name, value in inference.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
-        # Where a tensor lies in memory can change the last bit of a product.
-        torch.testing.assert_close(loaded(x), out, rtol=1e-12, atol=1e-12)
+        # Strides can change the last bit of a product: the file has W_enc the other way round.
+        for parameter in loaded.parameters():
+            parameter.data = parameter.data.contiguous()
+        assert torch.equal(loaded(x), out)
         sae.save_model(tmp_path / "training")
         again = TrainingSAE.load_from_disk(tmp_path / "training")
         torch.testing.assert_close(again(x), sae(x), rtol=0, atol=0)

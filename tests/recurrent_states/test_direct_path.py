@@ -19,11 +19,6 @@ from tests.recurrent_states.tiny_hybrid import tiny_hybrid
 LAYER, HEAD, AT = 1, 1, 5
 
 
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 60, (3, 16), generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("kind", ["qwen3_5_text", "olmo_hybrid"])
 def test_the_direct_path_is_the_run_with_later_layers_frozen(kind, tokens):
     model = tiny_hybrid(kind)

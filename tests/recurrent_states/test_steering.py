@@ -18,11 +18,6 @@ from tests.recurrent_states.tiny_hybrid import tiny_hybrid
 LAYER, HEAD, TOKEN = 2, 1, 17
 
 
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 60, (3, 16), generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("kind", ["qwen3_5_text", "olmo_hybrid"])
 def test_the_direction_is_the_one_that_raises_the_token_most(kind, tokens):
     model = tiny_hybrid(kind)
