@@ -31,8 +31,9 @@ from datasets import Dataset
 
 from sae_lens_poly import TrainingRunner
 from sae_lens_poly.dictionary_folder import load_dictionary
+from sae_lens_poly.embedded import EMBEDDED_DATASET_NAME
+from sae_lens_poly.evaluation.evaluate import evaluate_dictionary
 from sae_lens_poly.evaluation.headroom import HEADROOM_TOKENS
-from sae_lens_poly.evaluation.metrics import ExplainedVariance, LatentActivity
 from sae_lens_poly.evaluation.saved import evaluate_saved, load_evaluation_data
 from sae_lens_poly.evaluation.settings import EvaluationSettings
 from sae_lens_poly.models.loading import load_stacked_model
@@ -62,6 +63,14 @@ RATES = {
     "then interactions, rate 4": 4.0,
     "then interactions, rate 16": 16.0,
     "then rank 256, rate 16": 16.0,
+}
+
+#: Little is needed of what an evaluation measures besides. The text is named because runs on the
+#: rest of it, which they are given as an object, do not know where it came from.
+FEW: dict[str, Any] = {
+    "n_splice_batches": 1,
+    "n_coherence_tokens": 256,
+    "dataset_path": EMBEDDED_DATASET_NAME,
 }
 
 
@@ -105,9 +114,7 @@ class Bench:
         explained, linear_part, l0 = figures(folder, self.stack)
         line = f"{name:28}{seed:5}{explained:11.4f}{linear_part:13.4f}{l0:7.1f}"
         if seed in self.options.ladder_seeds and name in self.options.ladder_arms:
-            settings = EvaluationSettings(
-                n_splice_batches=1, n_coherence_tokens=256, n_headroom_tokens=HEADROOM_TOKENS
-            )
+            settings = EvaluationSettings(**FEW, n_headroom_tokens=HEADROOM_TOKENS)
             with contextlib.redirect_stderr(io.StringIO()):
                 found = evaluate_saved(folder, settings, model=self.stack)
             assert found.headroom is not None
@@ -118,24 +125,14 @@ class Bench:
         print(line, flush=True)
 
 
-@torch.no_grad()
 def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
     """Explained variance, that of the linear part, and L0 on the text to tune on."""
-    sae: Any = load_dictionary(folder)
-    settings = EvaluationSettings()
-    data = load_evaluation_data(sae, stack, settings, settings.n_batches)
-    whole, linear = ExplainedVariance(data.hook_scales), ExplainedVariance(data.hook_scales)
-    activity, stacked = LatentActivity(sae.cfg.d_sae), (-1, stack.n_hooks, stack.d_model)
-    for tokens in data.batches:
-        x = stack.gather(tokens)[data.keep(tokens)].to(sae.dtype)
-        z = sae.encode(x)
-        y = sae.decode(z)
-        terms = sae.degree_terms(z) if hasattr(sae, "degree_terms") else {}
-        above = sum((term for degree, term in terms.items() if degree > 1), torch.zeros(()))
-        whole.update(x.view(stacked), y.view(stacked))
-        linear.update(x.view(stacked), (y - above).view(stacked))
-        activity.update(z)
-    return whole.compute()[1], linear.compute()[1], activity.compute()[0]
+    sae = load_dictionary(folder)
+    settings = EvaluationSettings(**FEW, n_headroom_tokens=0)
+    with contextlib.redirect_stderr(io.StringIO()):
+        data = load_evaluation_data(sae, stack, settings, settings.n_batches)
+        found = evaluate_dictionary(sae, data)
+    return found.pooled.explained_variance, found.pooled.explained_variance_linear, found.l0
 
 
 @torch.no_grad()
