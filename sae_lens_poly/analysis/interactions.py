@@ -227,11 +227,11 @@ def _flat(feature_acts: torch.Tensor) -> torch.Tensor:
     return z.reshape(-1, z.shape[-1])
 
 
-def _gathered(z: torch.Tensor, pairs: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+def _gathered(z: torch.Tensor, pairs: torch.Tensor, chunk: int = 512) -> torch.Tensor:
     """Sum over tokens of the products of columns, for pairs (n, 2), in float64."""
-    z = z.float()
+    of_latent = z.double().T.contiguous()  # columns of z would be gathered number by number
     parts = [
-        (z[:, part[:, 0]] * z[:, part[:, 1]]).sum(dim=0, dtype=torch.float64)
+        torch.linalg.vecdot(of_latent[part[:, 0]], of_latent[part[:, 1]])
         for part in pairs.split(chunk)
     ]
     return torch.cat(parts)

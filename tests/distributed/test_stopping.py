@@ -13,9 +13,9 @@ import torch
 
 from tests.distributed.test_start import torchrun
 
-N_STEPS, BATCH = 600, 128
+N_STEPS, BATCH = 300, 128
 FLAGS = ["--training_tokens", str(N_STEPS * BATCH), "--output_path", "output"]
-FLAGS += ["--n_checkpoints", "30", "--save_final_checkpoint", "True"]
+FLAGS += ["--n_checkpoints", "15", "--save_final_checkpoint", "True"]
 SHARED = ["--latent_shards", "2"]
 
 
