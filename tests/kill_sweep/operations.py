@@ -166,7 +166,8 @@ class _Counter:
 
                 def die() -> None:
                     close()
-                    os.truncate(file, os.path.getsize(file) // 2)
+                    if not os.path.isdir(file):  # of a temporary file without a name
+                        os.truncate(file, os.path.getsize(file) // 2)
                     os._exit(KILLED)
 
                 found.close = die
