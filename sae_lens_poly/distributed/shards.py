@@ -63,12 +63,13 @@ def check_can_shard(cfg: Any, n_shards: int) -> None:
 
 
 def of_latents(sae: Any) -> Iterator[torch.Tensor]:
-    """The weights and buffers of a crosscoder that have a row for each latent.
+    """The weights and buffers of a crosscoder that have a row for each latent, each once.
 
     Raises:
         InputError: If one of its parts does not say which of its tensors do.
     """
     yield sae.b_enc
+    seen: set[int] = set()  # a tied encoder's weights are the decoder's
     for field, part in _parts(sae).items():
         if part.of_latents is None:
             raise InputError(
@@ -76,7 +77,10 @@ def of_latents(sae: Any) -> Iterator[torch.Tensor]:
                 "each latent (of_latents), so that they cannot be shared: leave latent_shards out"
             )
         tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-        yield from (tensors[name] for name in part.of_latents if name in tensors)
+        for name in part.of_latents:
+            if name in tensors and id(tensors[name]) not in seen:
+                seen.add(id(tensors[name]))
+                yield tensors[name]
 
 
 def share_latents_(sae: Any, mesh: ProcessMesh | None) -> None:

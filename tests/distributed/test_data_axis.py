@@ -45,6 +45,16 @@ OPTIONS = {
     "dense steps": {"use_sparse_activations": False},
     "matryoshka": {"matryoshka_widths": [6, 14]},
     "causal": {"structure": "weakly_causal"},
+    "cosine": {"encoder_score": "cosine"},
+    "cosine of each latent": {"encoder_score": "cosine_per_latent"},
+    "read by the cosine": {"encoder_score": "read_by_cosine"},
+    "dense encoder, cp decoder": {"decoder_weights": "cp", "decoder_ranks": [5]},
+    "cp encoder, tensor ring decoder": WEIGHTS["cp"]
+    | {"decoder_weights": "tensor_ring", "decoder_ranks": [2, 3, 2]}
+    | {"encoder_init": "independent"},
+    "matrices": {"architecture": "write_sae", "d_k": 4},
+    "matrices, tied encoder": {"architecture": "write_sae", "d_k": 4, "encoder": "tied"}
+    | {"renormalise_every": 3},
     "no self-terms": {"architecture": "poly_crosscoder", "rank_2": 4, "self_terms": False},
 }
 POLYNOMIAL_SAES = {
@@ -85,7 +95,7 @@ SAES = {
 
 
 def make(fields):
-    if "crosscoder" in fields["architecture"]:
+    if "crosscoder" in fields["architecture"] or fields["architecture"] == "write_sae":
         fields = {"n_hooks": N_HOOKS, "aux_loss_coefficient": 1.0, "k_aux": 4, **fields}
     elif fields["architecture"].startswith("poly"):
         fields = {"rank_2": 4, "rank_3": 3, **fields}

@@ -6,6 +6,8 @@ is the inner product with a vector of norm exp(b). The score itself is what is d
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -30,6 +32,7 @@ class Cosine(EncoderScore, name="cosine"):
     """
 
     exports_as = "input_power"
+    of_latents: ClassVar[tuple[str, ...] | None] = ()
     world: World | None = None
 
     def __init__(
@@ -76,6 +79,8 @@ class Cosine(EncoderScore, name="cosine"):
 class CosinePerLatent(Cosine, name="cosine_per_latent"):
     """The cosine, with a learned blend for each latent."""
 
+    of_latents = ("power", "log_scale")
+
     @staticmethod
     def blend_shape(d_sae: int) -> tuple[int, ...]:
         return (d_sae,)
@@ -91,6 +96,7 @@ class ReadByCosine(EncoderScore, name="read_by_cosine"):
     """
 
     exports_as = "input_power"
+    of_latents = ("mean_size",)
     uses_input = False
     world: World | None = None
     mean_size: torch.Tensor

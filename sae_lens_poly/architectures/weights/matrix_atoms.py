@@ -22,6 +22,7 @@ class MatrixAtoms(Weights, form="matrix"):
         ranks: ``[d_k, r]``: number of rows of the matrices, which divides d_model, and their rank.
     """
 
+    of_latents = ("left", "right")
     n_ranks = 2
     reads_input_itself = True
 
