@@ -6,8 +6,9 @@ On the embedded model. First ``cache`` stores activations in bfloat16: by one jo
 once, of which one is killed when the first shard is there, and restarted; what they made is
 compared with the first, bit by bit. Then 8 bits. Tokens a second are of whole commands, from
 their start to their end. Then crosscoders train at equal tokens: "on the fly" reads the text, the
-others what was stored. Explained variance is that of ``evaluate`` (all hook points, each in its
-scale), on modules that training leaves out.
+others what was stored, which is shuffled over the whole text; "large buffer" reads the text into a
+buffer that could hold all of it. Explained variance is that of ``evaluate`` (all hook points, each
+in its scale), on modules that training leaves out.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sae_lens_poly.models.stacked_hooks import StackedHooks
 from sae_lens_poly.training.flags import config_of, fit_to_model, read_run
 from sae_lens_poly.training.runner import TrainingRunner
 
-ARMS = ("on the fly", "bfloat16", "int8")
+ON_THE_FLY, STORED = ("on the fly", "large buffer"), ("bfloat16", "int8")
 
 
 def flags(tokens: int, **more: Any) -> list[str]:
@@ -107,11 +108,13 @@ def are_equal(folder: Path, other: Path) -> bool:
     )
 
 
-def train(model: StackedHooks, tokens: int, seed: int, folder: Path, cache: Path | None) -> float:
+def train(model: StackedHooks, tokens: int, seed: int, folder: Path, arm: str, root: Path) -> float:
     """Train a dictionary into a folder; how many tokens a second."""
     more: dict[str, Any] = {"seed": seed, "output_path": folder}
-    if cache is not None:
-        more |= {"use_cached_activations": True, "cached_activations_path": cache}
+    if arm in STORED:
+        more |= {"use_cached_activations": True, "cached_activations_path": root / arm}
+    elif arm == "large buffer":
+        more["n_batches_in_buffer"] = tokens // 256 + 1
     cfg = fit_to_model(config_of(read_run(flags(tokens, **more))), model.d_in, model.state_shape)
     torch.manual_seed(seed)
     runner = TrainingRunner(cfg, override_model=model)
@@ -146,23 +149,23 @@ class HeldOut:
 
 def compare_training(model: StackedHooks, tokens: int, n_seeds: int, root: Path) -> None:
     """Print what each arm reaches, and how fast."""
-    explained: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    explained: dict[str, list[float]] = {arm: [] for arm in ON_THE_FLY + STORED}
     held_out = None
     print(f"training, {tokens:,} tokens:")
     for seed in range(n_seeds):
-        for arm in ARMS:
+        for arm in explained:
             folder = root / f"{arm} {seed}"
-            speed = train(model, tokens, seed, folder, root / arm if arm in ARMS[1:] else None)
+            speed = train(model, tokens, seed, folder, arm, root)
             held_out = held_out or HeldOut(folder, model)
             explained[arm].append(held_out.explained(folder))
             print(
-                f"  {arm:11} seed {seed} {speed:8,.0f} tokens/s   explained variance "
+                f"  {arm:12} seed {seed} {speed:8,.0f} tokens/s   explained variance "
                 f"{explained[arm][-1]:.4f}",
                 flush=True,
             )
     for arm, values in explained.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"  {arm:11} mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}")
+        print(f"  {arm:12} mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}")
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ of their own, on as many threads. Every step has forward, backward, clipping, th
 optimiser, and its schedule, from its trainer: ours is SAELens' with the fused Adam that ``train``
 uses; see the scripts beside this one for the others. All keep k latents a token by BatchTopK, and
 none has dead latents, so that AuxK costs nothing. Where one cannot be installed or run, what it
-said is printed.
+said is printed. Without AMX or AVX512_BF16 a step in bfloat16 takes minutes; ``--arms`` leaves
+arms out.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warm_up", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--environments", type=Path, default=ROOT / "build" / "peers")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -124,13 +126,18 @@ def main() -> None:
         print_own_steps(options)
         return
     sizes = ", ".join(f"{name} {value:,}" for name, value in SIZES.items())
-    print(f"{sizes}; {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    print(
+        f"{sizes}; {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        flush=True,
+    )
     for wanted in PEERS.values():
         print(f"  with {', '.join(wanted)}")
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
+    seconds: dict[str, list[float]] = {name: [] for name in options.arms}
     failed: dict[str, str] = {}
     for _ in range(options.rounds):
-        for name in [name for name in ARMS if name not in failed]:
+        for name in [name for name in options.arms if name not in failed]:
+            print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 command = command_of(ARMS[name], options.environments, options)
                 run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
