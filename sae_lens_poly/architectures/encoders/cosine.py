@@ -90,8 +90,8 @@ class ReadByCosine(EncoderScore, name="read_by_cosine"):
     """Trained by the inner product, and exported as one that is read by the cosine.
 
     The control for :class:`Cosine`: what of an effect is due to reading alone. The exported
-    dictionary has ``m <x, w_i> / |x|`` for ``<x, w_i>``, where m is the running mean of |x| over
-    training steps, so that a token of mean norm has the codes that it had. Thresholds stay what
+    dictionary has ``m <x, w_i> / |x|`` for ``<x, w_i>``, where m is the running mean of ``|x|``
+    over training steps, so that a token of mean norm has the codes that it had. Thresholds stay what
     they were, and so does each encoder vector's length.
     """
 

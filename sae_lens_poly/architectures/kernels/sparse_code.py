@@ -179,6 +179,7 @@ class ActiveEntries(torch.autograd.Function):
         seen: torch.Tensor | None,
         pattern: ActivePattern,
     ) -> torch.Tensor:
+        """The entries as they are."""
         ctx.pattern, ctx.seen = pattern, seen
         ctx.save_for_backward(x, W)
         return values.clone()
