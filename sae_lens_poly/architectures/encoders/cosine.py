@@ -91,8 +91,8 @@ class ReadByCosine(EncoderScore, name="read_by_cosine"):
 
     The control for :class:`Cosine`: what of an effect is due to reading alone. The exported
     dictionary has ``m <x, w_i> / |x|`` for ``<x, w_i>``, where m is the running mean of ``|x|``
-    over training steps, so that a token of mean norm has the codes that it had. Thresholds stay what
-    they were, and so does each encoder vector's length.
+    over training steps, so that a token of mean norm has the codes that it had. Thresholds stay
+    what they were, and so does each encoder vector's length.
     """
 
     exports_as = "input_power"
