@@ -229,7 +229,8 @@ def _flat(feature_acts: torch.Tensor) -> torch.Tensor:
 
 def _gathered(z: torch.Tensor, pairs: torch.Tensor, chunk: int = 512) -> torch.Tensor:
     """Sum over tokens of the products of columns, for pairs (n, 2), in float64."""
-    of_latent = z.double().T.contiguous()  # columns of z would be gathered number by number
+    # Columns of z would be gathered number by number.
+    of_latent = z.T.to(torch.float64, memory_format=torch.contiguous_format)
     parts = [
         torch.linalg.vecdot(of_latent[part[:, 0]], of_latent[part[:, 1]])
         for part in pairs.split(chunk)

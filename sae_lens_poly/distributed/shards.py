@@ -30,6 +30,8 @@ def _parts(sae: TrainingCrosscoder) -> dict[str, Any]:
         "encoder_score": sae.encoder_score,
         "sparsifier": sae.sparsifier,
     }
+    if sae.encoder_weights is sae.decoder_weights:  # tied
+        del parts["encoder_weights"]
     return parts if sae.polynomial is None else {**parts, "decoder": sae.polynomial}
 
 
@@ -69,7 +71,6 @@ def of_latents(sae: Any) -> Iterator[torch.Tensor]:
         InputError: If one of its parts does not say which of its tensors do.
     """
     yield sae.b_enc
-    seen: set[int] = set()  # a tied encoder's weights are the decoder's
     for field, part in _parts(sae).items():
         if part.of_latents is None:
             raise InputError(
@@ -77,10 +78,7 @@ def of_latents(sae: Any) -> Iterator[torch.Tensor]:
                 "each latent (of_latents), so that they cannot be shared: leave latent_shards out"
             )
         tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-        for name in part.of_latents:
-            if name in tensors and id(tensors[name]) not in seen:
-                seen.add(id(tensors[name]))
-                yield tensors[name]
+        yield from (tensors[name] for name in part.of_latents if name in tensors)
 
 
 def share_latents_(sae: Any, mesh: ProcessMesh | None) -> None:

@@ -95,7 +95,7 @@ SAES = {
 
 
 def make(fields):
-    if "crosscoder" in fields["architecture"] or fields["architecture"] == "write_sae":
+    if fields["architecture"] in ("crosscoder", "poly_crosscoder", "write_sae"):
         fields = {"n_hooks": N_HOOKS, "aux_loss_coefficient": 1.0, "k_aux": 4, **fields}
     elif fields["architecture"].startswith("poly"):
         fields = {"rank_2": 4, "rank_3": 3, **fields}

@@ -54,7 +54,7 @@ class StackedDictionary(PolynomialDictionary):
 
     @property
     def W_enc(self) -> torch.Tensor:
-        """Shape (d_in, d_sae). A view of dense weights, of others a copy."""
+        """Shape (d_in, d_sae). A view of dense weights, of others a copy, where writes are lost."""
         return self.encoder_weights.dense().T
 
     @property
