@@ -178,6 +178,33 @@ def test_a_clamp_changes_what_comes_next(browser, served):
         expect(page.get_by_role("alert")).to_contain_text("latent 4000 does not exist")
 
 
+def test_an_answer_that_comes_late_does_not_replace_the_one_to_a_later_question(browser, served):
+    with Page(browser, served) as view:
+        page = view.open("#/try?text=import%20os%0A&edits=clamp.9.0")
+        late = []
+
+        def hold(route):
+            if '"value":300' in route.request.post_data:
+                late.append(route)
+            else:
+                route.continue_()
+
+        page.route("**/api/try", hold)
+        page.get_by_label("Value").fill("300")
+        page.get_by_label("Value").blur()
+        expect(page).to_have_url(re.compile(r"edits=clamp\.9\.300"))
+        page.get_by_label("Value").fill("0")
+        page.get_by_label("Value").blur()
+        page.get_by_label("Latent", exact=True).fill("4000")
+        page.get_by_label("Latent", exact=True).blur()
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("latent 4000 does not exist")
+        with page.expect_response("**/api/try"):
+            late.pop().continue_()
+        page.wait_for_timeout(300)  # what must not come cannot be waited for
+        expect(alert).to_contain_text("latent 4000 does not exist")
+
+
 def test_addresses_that_lead_nowhere_say_so(browser, static, served):
     with Page(browser, static) as view:
         expect(view.open("#/latent/4000").locator("main")).to_contain_text(

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { tryText } from "../data";
 import { short, visible } from "../format";
 import { COLOURS, Chart, Plot } from "../parts/Chart";
@@ -32,16 +32,21 @@ export function TryPage({ overview, served, query }: Props) {
   const edits = readEdits(query.get("edits") ?? "");
   const hook = query.get("at");
   const label = useLabels();
+  const asked = useRef(0);
 
+  // Answers can overtake each other (a refusal needs no model): only the answer to the last question is shown.
   const run = async () => {
     if (!served || !text) return;
+    const question = ++asked.current;
     setBusy(true);
     try {
       const found = await tryText(text, edits, hook === null ? null : Number(hook));
+      if (question !== asked.current) return;
       setTried(found);
       setError("");
       if (position === null || position >= found.tokens.length) setPosition(found.tokens.length - 1);
     } catch (failure) {
+      if (question !== asked.current) return;
       setError((failure as Error).message);
     }
     setBusy(false);
