@@ -83,16 +83,15 @@ def sparse_codes(sae: Any, x: torch.Tensor, select: Select) -> tuple[torch.Tenso
     norms = sae.W_dec.norm(dim=-1) if sae.norms_the_code else None
     with torch.no_grad():
         sae_in = sae.process_sae_in(x)
-        products = sae_in @ sae.W_enc
-        scores = products + sae.b_enc
-        if norms is not None:
-            scores = scores * norms
+        # In place: another matrix of this size would cost more than everything after the selection.
+        hidden_pre = (sae_in @ sae.W_enc).to(sae.dtype).add_(sae.b_enc)  # narrower under autocast
+        scores = hidden_pre if norms is None else hidden_pre * norms
         rows, cols = at = select(scores)
     pattern = ActivePattern(rows, cols, (scores.shape[0], scores.shape[1]))
     b_dec = sae.b_dec if sae.cfg.apply_b_dec_to_input else None
-    values = products[at].to(sae.W_enc.dtype)  # narrower under autocast
-    entries = ActiveEntries.apply(values, sae_in, sae.W_enc.T, b_dec, None, pattern)
-    active = (entries + sae.b_enc.index_select(0, cols)).relu()
+    entries = ActiveEntries.apply(hidden_pre[at], sae_in, sae.W_enc.T, b_dec, None, pattern)
+    b_enc = sae.b_enc.index_select(0, cols)
+    active = (entries + (b_enc - b_enc.detach())).relu()  # it is in the entries; not its gradient
     if norms is not None:
         active = active * norms.index_select(0, cols)
     return sae.hook_sae_acts_post(pattern.code(active)), scores
