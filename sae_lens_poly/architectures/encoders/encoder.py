@@ -156,9 +156,9 @@ class Encoder:
             tokens, latents = at = sparsifier.select(hidden_pre, latent_norms)
         pattern = ActivePattern(tokens, latents, (len(hidden_pre), hidden_pre.shape[1]))
         bias = b_enc.index_select(0, latents)
+        if in_place:  # it is in the entries; not its gradient
+            bias = bias - bias.detach()
         values = products[at].to(b_enc.dtype)  # narrower under autocast
-        if in_place:
-            values = values - bias.detach()
         entries = weights.entries_of(
             h, values, pattern, b_dec if direct else None, seen if direct else None
         )
