@@ -45,6 +45,8 @@ class PolynomialFields:
             size of the code on its token (the root mean square of what is raised to a power), so
             that terms grow in proportion to the code; there is no bound then, and pairs of
             latents have no strength of their own.
+        terms_lr_scale (float): How many times as fast as by a scale of 1 the output factors of the
+            terms above degree 1 learn. Dictionaries saved without it have 1.
     """
 
     decoder: str = "interactions"
@@ -55,6 +57,7 @@ class PolynomialFields:
     self_terms: bool = True
     code_limit: float | None = CODE_LIMIT
     homogeneous: bool = False
+    terms_lr_scale: float = 1.0
 
     #: Ranks that are not given, and degrees that the architecture takes.
     DEFAULT_RANK: ClassVar[int] = 32
@@ -68,6 +71,7 @@ class PolynomialFields:
         "self_terms": Flag(),
         "code_limit": Number(above=0, optional=True),
         "homogeneous": Flag(),
+        "terms_lr_scale": Number(above=0),
     }
 
     @classmethod

@@ -136,7 +136,7 @@ class Reference:
             return out
         at = slice(hook * self.d, (hook + 1) * self.d)
         limit = terms.code_limit
-        homogeneous = terms.homogeneous
+        homogeneous, faster = terms.homogeneous, self.sae.cfg.terms_lr_scale
         if isinstance(terms, Interactions):
             V = terms.projection.V
             if isinstance(terms, CodeInteractions):
@@ -158,7 +158,7 @@ class Reference:
                 gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
                 if homogeneous:
                     product = product / size ** (degree - 1)
-                out = out + gain * product @ terms.C[str(degree)][:, at]
+                out = out + faster * gain * product @ terms.C[str(degree)][:, at]
         else:
             u = z * terms.code_scale
             u = u if homogeneous else u.clamp(-limit, limit)
@@ -169,7 +169,7 @@ class Reference:
                 rank = terms.ranks[degree]
                 gain = 4.0**-degree * (rank * DEGREE_SUM[degree]) ** -0.5
                 powers = u**degree / size ** (degree - 1) if homogeneous else u**degree
-                out = out + gain * powers @ W
+                out = out + faster * gain * powers @ W
         return out
 
     def losses(self, x, seen, dead, coefficients):

@@ -37,6 +37,10 @@ DECODERS |= {
     f"{name}, homogeneous": {**DECODERS[name], "homogeneous": True}
     for name in ("interactions", "no self-terms", "powers")
 }
+DECODERS |= {
+    f"{name}, faster": {**DECODERS[name], "terms_lr_scale": 16.0}
+    for name in ("interactions", "powers")
+}
 STRUCTURES = {
     "acausal": {},
     "weakly_causal": {},

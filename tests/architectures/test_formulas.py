@@ -236,6 +236,22 @@ def test_homogeneous_terms_grow_in_proportion_to_the_code(variant):
 
 
 @pytest.mark.parametrize("variant", ["interactions", "powers"])
+def test_output_factors_learn_at_a_rate_of_their_own(variant):
+    x = activations(64, dtype=torch.float64)
+    moved = []
+    for faster in (1.0, 16.0):
+        torch.manual_seed(0)
+        sae = training_dictionary(variant, dtype="float64", terms_lr_scale=faster)
+        sae.training_forward_pass(step_input(x)).loss.backward()
+        z = sae.encode(x)
+        torch.optim.Adam(sae.polynomial.output_factors().values(), lr=1e-3, eps=0).step()
+        moved.append(sae.degree_terms(z))
+    for degree in (2, 3):
+        assert moved[0][degree].any()
+        torch.testing.assert_close(moved[1][degree], 16 * moved[0][degree])
+
+
+@pytest.mark.parametrize("variant", ["interactions", "powers"])
 @torch.no_grad()
 def test_a_massive_activation_does_not_end_at_its_cube(variant):
     sae = training_dictionary(variant)

@@ -57,6 +57,7 @@ class Interactions(Term):
             ``sqrt(R)``; None: none.
         n_scales: Shape of ``code_scale``: one number, or one a latent.
         homogeneous: Whether terms are divided by powers of the size of ``a``; no bound then.
+        terms_lr_scale: See ``term.gain``.
     """
 
     projection: OrthonormalProjection
@@ -71,11 +72,12 @@ class Interactions(Term):
         device: torch.device | str = "cpu",
         n_scales: tuple[int, ...] = (),
         homogeneous: bool = False,
+        terms_lr_scale: float = 1.0,
     ) -> None:
         super().__init__(ranks, None if homogeneous else code_limit, n_scales, dtype, device)
         self.self_terms, self.homogeneous = self_terms, homogeneous
         self.rank = max(ranks.values())  # width R of a
-        self.gains = {degree: gain(degree, rank) for degree, rank in ranks.items()}
+        self.gains = {degree: gain(degree, rank, terms_lr_scale) for degree, rank in ranks.items()}
         self.C = nn.ParameterDict()
         for degree, rank in ranks.items():
             self.C[str(degree)] = nn.Parameter(torch.zeros(rank, d_in, dtype=dtype, device=device))
@@ -83,7 +85,8 @@ class Interactions(Term):
     @classmethod
     def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
         make: Any = cls
-        options = {name: getattr(cfg, name) for name in ("self_terms", "code_limit", "homogeneous")}
+        names = ("self_terms", "code_limit", "homogeneous", "terms_lr_scale")
+        options = {name: getattr(cfg, name) for name in names}
         return make(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype=dtype, device=device, **options)
 
     @abstractmethod

@@ -50,6 +50,7 @@ class Powers(Term, kind="powers"):
         ranks: Degree to rank; at most ``min(d_sae, d_in)`` each.
         code_limit: Bound on the size of ``c z``; None: none.
         homogeneous: Whether terms are divided by powers of the size of the code; no bound then.
+        terms_lr_scale: See ``term.gain``.
     """
 
     of_latents = ("code_scale", "A.2", "A.3")
@@ -63,10 +64,12 @@ class Powers(Term, kind="powers"):
         device: torch.device | str = "cpu",
         code_limit: float | None = CODE_LIMIT,
         homogeneous: bool = False,
+        terms_lr_scale: float = 1.0,
     ) -> None:
         # One number a latent, so that a change of a latent's units leaves (c z) what it was.
         super().__init__(ranks, None if homogeneous else code_limit, (d_sae,), dtype, device)
         self.homogeneous = homogeneous
+        self.gains = {degree: gain(degree, rank, terms_lr_scale) for degree, rank in ranks.items()}
         self.register_buffer("scaled_down", torch.tensor(True, device=device))
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for degree, rank in ranks.items():
@@ -79,7 +82,8 @@ class Powers(Term, kind="powers"):
 
     @classmethod
     def from_config(cls, cfg: Any, dtype: torch.dtype, device: torch.device) -> Self:
-        options = {"code_limit": cfg.code_limit, "homogeneous": cfg.homogeneous}
+        names = ("code_limit", "homogeneous", "terms_lr_scale")
+        options = {name: getattr(cfg, name) for name in names}
         return cls(cfg.d_in, cfg.d_sae, cfg.ranks(), dtype, device, **options)
 
     def sums(
@@ -103,7 +107,7 @@ class Powers(Term, kind="powers"):
             size = size_of(squares / number.clamp_min(1)).to(sums)
             powers = {degree: p / size ** (degree - 1) for degree, p in powers.items()}
         return {
-            degree: torch.where(self.scaled_down != 0, gain(degree, self.ranks[degree]) * p, p)
+            degree: torch.where(self.scaled_down != 0, self.gains[degree] * p, p)
             for degree, p in powers.items()
         }
 

@@ -226,11 +226,17 @@ def size_of(mean_square: torch.Tensor) -> torch.Tensor:
     return mean_square.clamp_min(1e-24).sqrt()
 
 
-def gain(degree: int, rank: int) -> float:
+def gain(degree: int, rank: int, lr_scale: float = 1.0) -> float:
     """What powers are multiplied by before C.
 
     One over the root mean square norm of the powers of ``rank`` standard normal numbers, times
     ``4^-degree``, which was measured: the smaller, the longer C needs to grow, and the less of
     Adam's noise reaches the reconstruction through it (benchmarks/polysae_toy.py).
+
+    Args:
+        degree: 2 or 3.
+        rank: Of the term.
+        lr_scale: ``terms_lr_scale`` of the config. Adam's steps are as long whatever the size of a
+            gradient, so that the term moves this many times as far in each.
     """
-    return 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5
+    return lr_scale * 4.0**-degree * (rank * {2: 3, 3: 15}[degree]) ** -0.5
