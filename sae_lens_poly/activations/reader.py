@@ -63,7 +63,8 @@ class CachedRows:
             raise InputError(f"{str(folder)!r} holds no tokens, or not which rows they are of")
         self.n_rows_read = last_n
         """Rows of the text that were begun."""
-        self.ends = torch.tensor(sizes).cumsum(0)
+        self.sizes = torch.tensor(sizes)
+        self.ends = self.sizes.cumsum(0)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -83,13 +84,20 @@ class CachedRows:
         return torch.cat(parts)
 
     def _rows(self, numbers: torch.Tensor) -> torch.Tensor:
-        shard_of = torch.searchsorted(self.ends, numbers, right=True)
-        d_in = len(self.at or self.description.hook_names) * self.description.d_model
-        out = torch.empty(len(numbers), d_in)
-        for shard in shard_of.unique().tolist():
-            here = (shard_of == shard).nonzero().squeeze(-1)
-            first = int(self.ends[shard - 1]) if shard else 0
-            rows, order = (numbers[here] - first).sort()  # as they lie in the file
-            x = unpack(self.shards[shard], rows)
-            out[here[order]] = (x if self.at is None else x[:, self.at]).flatten(1)
-        return out
+        ordered, order = numbers.sort()  # as they lie in the files
+        stops = torch.searchsorted(ordered, self.ends)
+        n_of_shard = stops.diff(prepend=stops.new_zeros(1))
+        rows = ordered - (self.ends - self.sizes).repeat_interleave(n_of_shard)
+        # A batch has a few tokens of each of hundreds of shards: little is done for one shard.
+        parts = [
+            (shard, of_shard)
+            for shard, of_shard in zip(self.shards, rows.split(n_of_shard.tolist()), strict=True)
+            if len(of_shard)
+        ]
+        stored = {
+            name: torch.cat([shard[name].index_select(0, of_shard) for shard, of_shard in parts])
+            for name in self.shards[0]
+        }
+        x = unpack(stored)
+        x = x if self.at is None else x[:, self.at]
+        return torch.empty(len(x), x[0].numel()).index_copy_(0, order, x.flatten(1))

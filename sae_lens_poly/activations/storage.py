@@ -31,7 +31,7 @@ def pack(x: torch.Tensor, storage: str) -> dict[str, torch.Tensor]:
     return {"x": codes.round().clamp(-_MOST, _MOST).to(torch.int8), "scale": scale}
 
 
-def unpack(stored: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    """Activations (n, n_hooks, d_model) in float32 of some rows (n,)."""
-    x = stored["x"][rows].float()
-    return x * stored["scale"][rows][..., None] if "scale" in stored else x
+def unpack(stored: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What :func:`pack` was given, (n, n_hooks, d_model), in float32."""
+    x = stored["x"].float()
+    return x * stored["scale"][..., None] if "scale" in stored else x
