@@ -5,13 +5,12 @@
 Crosscoders over the residual hook points of the embedded model with the settings of ``train``. Half
 of the tokens train a linear one; from there on, on text that it has not read, it goes on as it is,
 with interactions, or with powers (``--from_pretrained_path``). "rate 4" and so on: the terms above
-degree 1 learn at 4 times the rate of all else, by a gain that is 4 times as large and goes into
-their output factors at the end. Beside them are runs that read all tokens with one decoder.
-Explained variance and L0 are those of the exported dictionary on the held-out text that ``compare``
-tunes on, which no table is reported on; "linear part" is explained variance with the terms above
-degree 1 left out. The ladder, where it is printed, is of other held-out text: "linear refitted" and
-"own terms" say what the terms add to the best linear decoder of the same codes, and "best" what any
-decoder does. Each line is one run.
+degree 1 learn at 4 times the rate of all else (``--terms_lr_scale 4``). Beside them are runs that
+read all tokens with one decoder. Explained variance and L0 are those of the exported dictionary on
+the held-out text that ``compare`` tunes on, which no table is reported on; "linear part" is
+explained variance with the terms above degree 1 left out. The ladder, where it is printed, is of
+other held-out text: "linear refitted" and "own terms" say what the terms add to the best linear
+decoder of the same codes, and "best" what any decoder does. Each line is one run.
 """
 
 from __future__ import annotations
@@ -46,23 +45,24 @@ LINEAR = ["--architecture", "crosscoder"]
 INTERACTIONS = ["--architecture", "poly_crosscoder"]
 POWERS = [*INTERACTIONS, "--decoder", "powers"]
 WIDE = [*INTERACTIONS, "--degree", "2", "--rank_2", "256"]
+RATE_4, RATE_16 = (["--terms_lr_scale", scale] for scale in ("4", "16"))
 
 #: Name to the flags of what trains on all tokens, or on the second half of them.
-WHOLE = {"linear": LINEAR, "interactions": INTERACTIONS, "powers": POWERS}
+WHOLE = {
+    "linear": LINEAR,
+    "interactions": INTERACTIONS,
+    "powers": POWERS,
+    "interactions, rate 16": [*INTERACTIONS, *RATE_16],
+    "rank 256, rate 16": [*WIDE, *RATE_16],
+}
 SECOND_HALF = {
     "linear, then linear": LINEAR,
     "linear, then interactions": INTERACTIONS,
     "linear, then powers": POWERS,
-    "then interactions, rate 4": INTERACTIONS,
-    "then interactions, rate 16": INTERACTIONS,
+    "then interactions, rate 4": [*INTERACTIONS, *RATE_4],
+    "then interactions, rate 16": [*INTERACTIONS, *RATE_16],
     "then rank 256": WIDE,
-    "then rank 256, rate 16": WIDE,
-}
-#: How many times the rate of all else that of the terms is, where it is not the same.
-RATES = {
-    "then interactions, rate 4": 4.0,
-    "then interactions, rate 16": 16.0,
-    "then rank 256, rate 16": 16.0,
+    "then rank 256, rate 16": [*WIDE, *RATE_16],
 }
 
 #: Little is needed of what an evaluation measures besides. The text is named because runs on the
@@ -97,17 +97,14 @@ class Bench:
             self.stack.d_in,
             self.stack.state_shape,
         )
-        start, rate = more.get("start"), RATES.get(name, 1.0)
+        start = more.get("start")
         torch.manual_seed(seed)
         sae: Any = None
         if start is not None:
             sae = with_terms(load_training_dictionary(start, "cpu"), cfg.sae)
-        if rate != 1.0:
-            gains = sae.polynomial.gains
-            gains.update({degree: rate * gain for degree, gain in gains.items()})
         with contextlib.redirect_stderr(io.StringIO()):
             TrainingRunner(cfg, more.get("text"), self.stack, sae).run()
-        return folder if rate == 1.0 else with_larger_outputs(folder, rate)
+        return folder
 
     def report(self, name: str, folder: Path, seed: int) -> None:
         """Print the figures of a dictionary."""
@@ -133,17 +130,6 @@ def figures(folder: Path, stack: RecordedStack) -> tuple[float, float, float]:
         data = load_evaluation_data(sae, stack, settings, settings.n_batches)
         found = evaluate_dictionary(sae, data)
     return found.pooled.explained_variance, found.pooled.explained_variance_linear, found.l0
-
-
-@torch.no_grad()
-def with_larger_outputs(folder: Path, rate: float) -> Path:
-    """The dictionary whose terms had ``rate`` times the usual gain, with the usual one."""
-    sae: Any = load_dictionary(folder)
-    for factor in sae.polynomial.C.values():
-        factor.mul_(rate)
-    scaled = folder.with_name(f"{folder.name}-scaled")
-    sae.save_model(scaled)
-    return scaled
 
 
 def rest_of_text(folder: Path) -> Dataset:
