@@ -86,6 +86,7 @@ class PublishedFields:
     decoder: ClassVar[str] = "interactions"
     projection: ClassVar[str] = "codes"
     homogeneous: ClassVar[bool] = False
+    terms_lr_scale: ClassVar[float] = 1.0
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         "degree": Number(at_least=1, at_most=3, whole=True),
