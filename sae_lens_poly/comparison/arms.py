@@ -280,7 +280,8 @@ def _settings_of_run(arm: Arm, lr: float, seed: int, **more: Any) -> dict[str, A
         raise InputError(f"the arm {arm.name!r}: {error}") from error
     if isinstance(settings["n_batches_in_buffer"], Provisional):
         # Arms of one hook point would get a larger buffer, and with it better mixed batches.
-        settings["n_batches_in_buffer"] = contexts_in_buffer(settings, ANY_WIDTH)
+        batch, context = settings["train_batch_size_tokens"], settings["context_size"]
+        settings["n_batches_in_buffer"] = contexts_in_buffer(batch, context, ANY_WIDTH)
     return settings
 
 

@@ -208,7 +208,9 @@ def with_defaults(
         else max(0, min(n_steps // 4, (n_steps - warm_up) // 2)),
         # SAELens' 1000 steps are more than a short run has.
         "dead_feature_window": min(1000, max(50, n_steps // 12)),
-        "n_batches_in_buffer": Provisional(contexts_in_buffer(settings)),
+        "n_batches_in_buffer": Provisional(
+            contexts_in_buffer(settings["train_batch_size_tokens"], settings["context_size"])
+        ),
     }
     if preset is not None:
         beneath |= preset.fitted(settings, n_steps)
@@ -282,15 +284,10 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
 ANY_WIDTH = 2**20
 
 
-def contexts_in_buffer(settings: Mapping[str, Any], d_in: int = 1) -> int:
-    """Contexts that the buffer of a run holds.
-
-    A quarter of the run at most, because it is filled before the first step; and two batches at
-    least, so that half of it can be mixed.
-    """
-    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in), settings["training_tokens"] // 4)
-    two_batches = -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
-    return max(128, two_batches, tokens // settings["context_size"])
+def contexts_in_buffer(batch: int, context_size: int, d_in: int = 1) -> int:
+    """Contexts that the buffer holds: two batches at least, so that half of it can be mixed."""
+    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in))
+    return max(128, -(-2 * batch // context_size), tokens // context_size)
 
 
 def fit_to_model(
@@ -321,7 +318,9 @@ def fit_to_model(
         sizes["d_k"] = state_shape[0]
     cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
     if isinstance(cfg.n_batches_in_buffer, Provisional):
-        cfg.n_batches_in_buffer = contexts_in_buffer(vars(cfg), d_in)
+        cfg.n_batches_in_buffer = contexts_in_buffer(
+            cfg.train_batch_size_tokens, cfg.context_size, d_in
+        )
     return cfg
 
 
