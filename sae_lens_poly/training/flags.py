@@ -65,16 +65,6 @@ SINGLE_HOOK_NAME = "blocks.3.hook_resid_post"
 
 _ALIASES = {"sae": "architecture"}
 
-#: What the buffer that activations are shuffled in holds, where it is not given: neighbours in it
-#: come from neighbouring texts, and a small one costs more than any setting of the dictionary
-#: (benchmarks/recipe.py).
-BUFFER_TOKENS, BUFFER_BYTES = 2**18, 10**9
-
-
-class Provisional(int):
-    """A number that was not given, which the width of the model may lower."""
-
-
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
 _UNKNOWN_WIDTH = 2**20
@@ -208,8 +198,9 @@ def with_defaults(
         else max(0, min(n_steps // 4, (n_steps - warm_up) // 2)),
         # SAELens' 1000 steps are more than a short run has.
         "dead_feature_window": min(1000, max(50, n_steps // 12)),
-        "n_batches_in_buffer": Provisional(
-            contexts_in_buffer(settings["train_batch_size_tokens"], settings["context_size"])
+        # A buffer of two batches at least, so that half of it can be mixed.
+        "n_batches_in_buffer": max(
+            128, -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
         ),
     }
     if preset is not None:
@@ -280,16 +271,6 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
         raise InputError(str(error)) from error
 
 
-#: A width for :func:`contexts_in_buffer` by which the buffer fits every model.
-ANY_WIDTH = 2**20
-
-
-def contexts_in_buffer(batch: int, context_size: int, d_in: int = 1) -> int:
-    """Contexts that the buffer holds: two batches at least, so that half of it can be mixed."""
-    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in))
-    return max(128, -(-2 * batch // context_size), tokens // context_size)
-
-
 def fit_to_model(
     cfg: LanguageModelSAERunnerConfig[Any],
     d_in: int,
@@ -317,10 +298,6 @@ def fit_to_model(
             )
         sizes["d_k"] = state_shape[0]
     cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
-    if isinstance(cfg.n_batches_in_buffer, Provisional):
-        cfg.n_batches_in_buffer = contexts_in_buffer(
-            cfg.train_batch_size_tokens, cfg.context_size, d_in
-        )
     return cfg
 
 
