@@ -17,8 +17,8 @@ the concept's rank among all tokens at the last position is compared with the ra
     difference in means        activations before the concept, less the mean of all
     two random latents         the control
 
-All vectors of a line have the same norm, a share of the mean norm of an activation. "better" is the
-share of concepts and prompts whose rank is lower than without the vector, "worse" likewise (the
+All vectors of a line have the same norm, a share of the median norm of an activation. "better" is
+the share of concepts and prompts whose rank is lower than without the vector, "worse" likewise (the
 rest is unchanged); "gain" is how much lower it is on average, "median" the median of that;
 "concepts" counts those with a mean gain above that of the linear SAE. "cosine" is with the
 difference in means. Interactions are trained with degree 2 and 3; seeds count together, with the

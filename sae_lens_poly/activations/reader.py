@@ -63,8 +63,8 @@ class CachedRows:
             raise InputError(f"{str(folder)!r} holds no tokens, or not which rows they are of")
         self.n_rows_read = last_n
         """Rows of the text that were begun."""
-        self.sizes = torch.tensor(sizes)
-        self.ends = self.sizes.cumsum(0)
+        self.ends = torch.tensor(sizes).cumsum(0)
+        self.starts = self.ends - torch.tensor(sizes)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -80,14 +80,15 @@ class CachedRows:
         for epoch in range(start // len(self), (start + n - 1) // len(self) + 1):
             inside = places[places // len(self) == epoch] % len(self)
             order = Shuffled(len(self), self.seed + 1_000_003 * epoch)
-            parts.append(self._rows(order(inside)))
+            parts.append(self.numbered(order(inside)))
         return torch.cat(parts)
 
-    def _rows(self, numbers: torch.Tensor) -> torch.Tensor:
+    def numbered(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Tokens of these numbers (n,) in the whole cache, in the order asked, (n, d_in)."""
         ordered, order = numbers.sort()  # as they lie in the files
         stops = torch.searchsorted(ordered, self.ends)
         n_of_shard = stops.diff(prepend=stops.new_zeros(1))
-        rows = ordered - (self.ends - self.sizes).repeat_interleave(n_of_shard)
+        rows = ordered - self.starts.repeat_interleave(n_of_shard)
         # A batch has a few tokens of each of hundreds of shards: little is done for one shard.
         parts = [
             (shard, of_shard)

@@ -12,6 +12,8 @@ import torch
 from sae_lens_poly import InputError, TrainingRunner
 from sae_lens_poly.activations.reader import CachedRows
 from sae_lens_poly.activations.shards import claimed, open_shard
+from sae_lens_poly.activations.shuffle import Shuffled
+from sae_lens_poly.activations.storage import unpack
 from sae_lens_poly.dictionary_folder import load_dictionary
 from sae_lens_poly.training.fill_cache import CacheFiller
 from sae_lens_poly.training.runner import StoppedRun
@@ -70,6 +72,18 @@ def test_it_holds_the_activations_of_the_text_each_once(tmp_path, text):
     second = rows.batch(len(rows) - 10, 20)
     assert torch.equal(second[:10], whole[-10:])
     assert in_order(rows.batch(len(rows), len(rows))) == in_order(whole)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_tokens_come_in_the_order_asked(tmp_path, text, storage):
+    filled(tmp_path, text, storage=storage)
+    rows = CachedRows(tmp_path / "cache")
+    stored = torch.cat([unpack(shard).flatten(1) for shard in rows.shards])
+    assert len(rows.shards) > 2
+    numbers = torch.tensor([len(rows) - 1, 5, 2, 2, len(rows) // 2, 0])
+    assert torch.equal(rows.numbered(numbers), stored[numbers])
+    places = torch.arange(100, 150)
+    assert torch.equal(rows.batch(100, 50), stored[Shuffled(len(rows), rows.seed)(places)])
 
 
 def test_fewer_hook_points_are_read_from_more(tmp_path, text):
