@@ -17,7 +17,13 @@ from sae_lens_poly.evaluation.settings import EvaluationSettings, check_evaluati
 from sae_lens_poly.hook_names import expand_hook_names
 from sae_lens_poly.paths import exists
 from sae_lens_poly.read_files import read_yaml
-from sae_lens_poly.training.flags import config_of, read_run
+from sae_lens_poly.training.flags import (
+    ANY_WIDTH,
+    Provisional,
+    config_of,
+    contexts_in_buffer,
+    read_run,
+)
 from sae_lens_poly.training.settings import CONSTRAINTS
 from sae_lens_poly.training.text_reading import TEXT_FIELDS
 
@@ -269,9 +275,13 @@ def _settings_of_run(arm: Arm, lr: float, seed: int, **more: Any) -> dict[str, A
     if arm.separate:
         flags["hook_name"] = expand_hook_names(arm.flags["hook_name"])[0]
     try:
-        return read_run(_as_flags({**flags, **more}))
+        settings = read_run(_as_flags({**flags, **more}))
     except InputError as error:
         raise InputError(f"the arm {arm.name!r}: {error}") from error
+    if isinstance(settings["n_batches_in_buffer"], Provisional):
+        # Arms of one hook point would get a larger buffer, and with it better mixed batches.
+        settings["n_batches_in_buffer"] = contexts_in_buffer(settings, ANY_WIDTH)
+    return settings
 
 
 def _as_flags(fields: dict[str, Any]) -> list[str]:

@@ -10,9 +10,10 @@ import torch
 from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
-from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file, save_file
 from typing_extensions import override
+
+from sae_lens_poly.activations.mixed_store import MixedStore
 
 
 def share_of(dataset: Any, rank: int, n_processes: int) -> tuple[Any, bool]:
@@ -33,8 +34,8 @@ def share_of(dataset: Any, rank: int, n_processes: int) -> tuple[Any, bool]:
     return split_dataset_by_node(dataset, rank, n_processes), not by_file
 
 
-class OwnShare(ActivationsStore):
-    """SAELens' store over the share of one process.
+class OwnShare(MixedStore):
+    """The store over the share of one process.
 
     What it saves and loads is the number of rows that the whole run has read, so that a run is
     resumed by any number of processes.

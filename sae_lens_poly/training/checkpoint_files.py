@@ -127,12 +127,15 @@ def _check_store_state(path: Path, n_samples: int, cfg: LanguageModelSAERunnerCo
         )
 
 
-def check_against(folder: Path, trainer: SAETrainer[Any, Any]) -> None:
+def check_against(folder: Path, trainer: SAETrainer[Any, Any]) -> int:
     """Refuse a checkpoint whose weights or trainer state do not fit a new trainer.
 
     Args:
         folder: A checkpoint whose files passed :func:`check_checkpoint_files`.
         trainer: The trainer that is to go on from it; its dictionary gets the weights.
+
+    Returns:
+        How many tokens the checkpoint was trained on.
 
     Raises:
         InputError: Naming the file and the entry.
@@ -159,6 +162,7 @@ def check_against(folder: Path, trainer: SAETrainer[Any, Any]) -> None:
     if state["coefficient_schedulers"].keys() != schedulers.keys():
         raise damaged(path, "coefficient_schedulers of another architecture", _REMEDY)
     _check_like(state["coefficient_schedulers"], schedulers, "coefficient_schedulers", path)
+    return int(state["n_training_samples"])
 
 
 def _check_moments(found: dict[int, Any], parameters: list[torch.nn.Parameter], path: Path) -> None:

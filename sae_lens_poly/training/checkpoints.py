@@ -32,12 +32,13 @@ FREE = {
     *("n_batches_for_norm_estimate", "dead_feature_threshold", "hook_eval"),
     *("sae_lens_version", "sae_lens_training_version", "tokens_per_buffer"),
     "sae",  # compared with the config of the checkpoint's dictionary
+    "n_batches_in_buffer",  # which is filled again
     "dataset_path",  # compared by its first rows, where the checkpoint has recorded them
     "training_tokens",
 }
 
-# The parts of a schedule that depend on how long a run is.
-_OF_LENGTH = {"lr_warm_up_steps", "lr_decay_steps"}
+# The settings that depend on how long a run is.
+_OF_LENGTH = {"lr_warm_up_steps", "lr_decay_steps", "dead_feature_window"}
 
 
 def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any]) -> None:

@@ -65,6 +65,15 @@ SINGLE_HOOK_NAME = "blocks.3.hook_resid_post"
 
 _ALIASES = {"sae": "architecture"}
 
+#: What the buffer that activations are shuffled in holds, where it is not given. A small one costs
+#: more than any setting of the dictionary does: what comes together comes from the same few texts.
+BUFFER_TOKENS, BUFFER_BYTES = 2**18, 2**29
+
+
+class Provisional(int):
+    """A number that was not given, which the width of the model may lower."""
+
+
 # A first reading of the flags happens before the model is known; checks that depend on the
 # width wait for the second, which has the true one.
 _UNKNOWN_WIDTH = 2**20
@@ -198,10 +207,7 @@ def with_defaults(
         else max(0, min(n_steps // 4, (n_steps - warm_up) // 2)),
         # SAELens' 1000 steps are more than a short run has.
         "dead_feature_window": min(1000, max(50, n_steps // 12)),
-        # A buffer of two batches at least, so that half of it can be mixed.
-        "n_batches_in_buffer": max(
-            128, -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
-        ),
+        "n_batches_in_buffer": Provisional(contexts_in_buffer(settings)),
     }
     if preset is not None:
         beneath |= preset.fitted(settings, n_steps)
@@ -271,6 +277,25 @@ def config_of(settings: Mapping[str, Any]) -> LanguageModelSAERunnerConfig[Any]:
         raise InputError(str(error)) from error
 
 
+#: A width for :func:`contexts_in_buffer` by which the buffer fits every model.
+ANY_WIDTH = 2**20
+
+
+def contexts_in_buffer(settings: Mapping[str, Any], d_in: int = 1) -> int:
+    """Contexts that the buffer of a run holds.
+
+    A quarter of the run at most, because it is filled before the first step; and two batches at
+    least, so that half of it can be mixed.
+
+    Args:
+        settings: Of the run.
+        d_in: Width of its activations.
+    """
+    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in), settings["training_tokens"] // 4)
+    two_batches = -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
+    return max(128, two_batches, tokens // settings["context_size"])
+
+
 def fit_to_model(
     cfg: LanguageModelSAERunnerConfig[Any],
     d_in: int,
@@ -298,6 +323,8 @@ def fit_to_model(
             )
         sizes["d_k"] = state_shape[0]
     cfg.sae = dataclasses.replace(cfg.sae, **sizes) if sizes else cfg.sae
+    if isinstance(cfg.n_batches_in_buffer, Provisional):
+        cfg.n_batches_in_buffer = contexts_in_buffer(vars(cfg), d_in)
     return cfg
 
 

@@ -19,10 +19,13 @@ from sae_lens.config import HfDataset, LanguageModelSAERunnerConfig
 from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training._interruption import InterruptedException
+from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.training.prefetch import PrefetchingIterator
 from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
+from sae_lens_poly.activations.mixed_store import MixedStore
+from sae_lens_poly.activations.reader import CachedRows
 from sae_lens_poly.artifact_names import check_artifact_name
 from sae_lens_poly.distributed.join import check_can_join, joined
 from sae_lens_poly.distributed.own_text import OwnShare
@@ -65,6 +68,9 @@ from sae_lens_poly.whole_files import whole_folder
 # What SAELens' store, a tokenizer or a chat template raise for a row that they cannot take.
 _ERRORS_OF_TEXT = (ValueError, TypeError, KeyError, IndexError, TemplateError)
 
+# Ways to normalise activations for which SAELens reads batches before the first step.
+_ESTIMATED = ("expected_average_only_in", "covariance_whitening")
+
 
 class StoppedRun(InterruptedException):
     """A run that a signal stopped, after saving all of its state to :attr:`checkpoint`."""
@@ -85,10 +91,11 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
     """Trains a dictionary on one hook point or on several.
 
     A stock :class:`LanguageModelSAETrainingRunner` given ``override_model=StackedHooks(...)``
-    trains the same dictionary. This subclass adds three things: it loads and stacks the model
-    and checks the whole config first; it names the hook points in the saved metadata; and on
-    SIGINT or SIGTERM it ends the step and saves a complete checkpoint (the stock runner, stopped
-    in the middle of a step, saves neither weights nor optimiser).
+    trains the same kind of dictionary. This subclass adds four things: it loads and stacks the
+    model and checks the whole config first; it names the hook points in the saved metadata; it
+    reads by a :class:`MixedStore`, for which a large buffer is cheap; and on SIGINT or SIGTERM it
+    ends the step and saves a complete checkpoint (the stock runner, stopped in the middle of a
+    step, saves neither weights nor optimiser).
 
     What a resumed run repeats: SAELens saves how many rows of the data set were read, not its
     shuffle buffer. A resumed run skips those rows and fills a new buffer, so activations that
@@ -160,33 +167,49 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
                 f"({first_line(error)[:200]}): give what SAELens' CacheActivationsRunner wrote for "
                 "these hook points and this context_size"
             ) from error
-        if cached is not None:
-            store = CachedStore.from_config(model, stock, override_dataset=text.dataset)
-            store.rows, self.cfg = cached, cfg
-            self.activations_store = self.evaluator.activations_store = store
+        self.cfg = cfg
         for field in ("output_path", "checkpoint_path"):
             if (folder := getattr(cfg, field)) is not None:
                 check_can_write(field, folder, size_of(self.sae))
         if mesh is not None:
-            self._join(mesh)
+            check_can_join(self.sae, mesh)
+            mesh.make_equal_(self.sae)
         self._set_sae_metadata()
         if cfg.logger.log_to_wandb:
             check_artifact_name(self.sae.get_name())
+        n_trained = 0
         if cfg.resume_from_checkpoint is not None:
             fresh = SAETrainer(cfg.to_sae_trainer_config(), self.sae, iter(()))
-            check_against(Path(cfg.resume_from_checkpoint), fresh)
+            n_trained = check_against(Path(cfg.resume_from_checkpoint), fresh)
+        self.activations_store = self.evaluator.activations_store = self._store(cached, n_trained)
+        if cfg.resume_from_checkpoint is not None:
             # SAELens skips what was read after a prefetching thread has begun to read.
             self.activations_store.load_from_checkpoint(cfg.resume_from_checkpoint)
 
-    def _join(self, mesh: ProcessMesh) -> None:
-        """Have the store read the share of this process, and all start with the same weights."""
-        of_process = copy.copy(self.cfg)
-        of_process.train_batch_size_tokens //= mesh.n_processes
-        store = OwnShare.from_config(self.model, of_process, override_dataset=self._text.dataset)
-        store.n_processes = mesh.n_processes
-        self.activations_store = self.evaluator.activations_store = store
-        check_can_join(self.sae, mesh)
-        mesh.make_equal_(self.sae)
+    def _store(self, cached: CachedRows | None, n_trained: int) -> ActivationsStore:
+        """What the run reads from: its cache, its text, or the share of the text of a process.
+
+        Args:
+            n_trained: Tokens that a resumed run was trained on.
+        """
+        cfg, mesh = copy.copy(self.cfg), self.mesh
+        if cached is not None:
+            from_cache = CachedStore.from_config(
+                self.model, without_cache(cfg), override_dataset=self._text.dataset
+            )
+            from_cache.rows = cached
+            return from_cache
+        n_batches = math.ceil((cfg.training_tokens - n_trained) / cfg.train_batch_size_tokens)
+        if cfg.sae.normalize_activations in _ESTIMATED and not n_trained:
+            n_batches += cfg.n_batches_for_norm_estimate
+        if mesh is not None:
+            cfg.train_batch_size_tokens //= mesh.n_processes
+        kind = MixedStore if mesh is None else OwnShare
+        store = kind.from_config(self.model, cfg, override_dataset=self._text.dataset)
+        store.n_tokens_wanted = n_batches * cfg.train_batch_size_tokens
+        if isinstance(store, OwnShare) and mesh is not None:
+            store.n_processes = mesh.n_processes
+        return store
 
     def _resume(self, cfg: LanguageModelSAERunnerConfig[Any], model: StackedHooks) -> None:
         """Find the checkpoint to go on from, and refuse one of another run."""

@@ -135,6 +135,7 @@ def test_for_longer_the_schedule_is_that_of_the_longer_run(tmp_path, scheduler):
     rows = numbered_rows(1200)
     short = {"lr_scheduler_name": scheduler, "save_final_checkpoint": True}
     long = {"lr_scheduler_name": scheduler, "training_tokens": 4096, "lr_decay_steps": 8}
+    long |= {"dead_feature_window": 100, "n_batches_in_buffer": 16}
     TrainingRunner(tiny_config(tmp_path / "short", **short), rows, tiny_stack()).run()
     whole = Rates(tiny_config(tmp_path / "whole", **long), rows, tiny_stack())
     whole.run()
