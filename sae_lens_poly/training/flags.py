@@ -282,16 +282,13 @@ ANY_WIDTH = 2**20
 
 
 def contexts_in_buffer(settings: Mapping[str, Any], d_in: int = 1) -> int:
-    """Contexts that the buffer of a run holds.
-
-    A quarter of the run at most, because it is filled before the first step; and two batches at
-    least, so that half of it can be mixed.
+    """Contexts that the buffer of a run holds: two batches at least, so that half can be mixed.
 
     Args:
         settings: Of the run.
         d_in: Width of its activations.
     """
-    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in), settings["training_tokens"] // 4)
+    tokens = min(BUFFER_TOKENS, BUFFER_BYTES // (4 * d_in))
     two_batches = -(-2 * settings["train_batch_size_tokens"] // settings["context_size"])
     return max(128, two_batches, tokens // settings["context_size"])
 

@@ -200,16 +200,13 @@ def test_defaults_follow_the_size_of_a_run():
     assert read_run([])["dead_feature_window"] == 81
     assert read_run(["--training_tokens", "100000000"])["dead_feature_window"] == 1000
     assert read_run(["--dead_feature_window", "7"])["dead_feature_window"] == 7
-    assert read_run([])["n_batches_in_buffer"] == 500_000 // 4 // 256
-    assert read_run(["--training_tokens", "2000000"])["n_batches_in_buffer"] == 1024
-    assert read_run(["--training_tokens", "2000"])["n_batches_in_buffer"] == 128
     large = read_run(["--train_batch_size_tokens", "65536", "--context_size", "100"])
     assert large["n_batches_in_buffer"] * 100 >= 2 * 65536
 
 
 def test_the_buffer_has_half_a_gigabyte_at_most_where_it_was_not_given():
     def contexts(d_in, *flags):
-        cfg = build_config(["--training_tokens", "2000000", *flags])
+        cfg = build_config(list(flags))
         return fit_to_model(cfg, d_in).n_batches_in_buffer
 
     assert contexts(6 * 64) == 1024
