@@ -305,7 +305,7 @@ def _in_processes(tasks: list[Task], bench: Bench, jobs: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:  # a worker was stopped between two pieces of work
             raise StoppedRun(None) from None
-        except Exception:  # the other arms still run; the next call continues this one
+        except BaseException:  # Ctrl-C too: other arms still run; the next call continues them
             _interrupt_workers(stop)
             raise
         finally:
