@@ -331,6 +331,8 @@ class StepBoundary(Iterator[torch.Tensor]):
         self.signalled = False
         self.first_step, self.dataset_path = trainer.n_training_steps, cfg.dataset_path
         batch_size = cfg.train_batch_size_tokens
+        # Given only where it is True: TQDM_DISABLE decides otherwise.
+        silent = {"disable": True} if mesh is not None and not mesh.is_first else {}
         self.progress = tqdm(
             # whole batches: the last one goes past training_tokens
             total=math.ceil(cfg.training_tokens / batch_size) * batch_size,
@@ -339,7 +341,7 @@ class StepBoundary(Iterator[torch.Tensor]):
             unit_scale=True,
             desc="training",
             leave=True,
-            disable=mesh is not None and not mesh.is_first,
+            **silent,
         )
         # SAELens' trainer makes a bar of its own before it asks for a batch: this one shows more.
         self.no_second_bar = ExitStack()

@@ -98,10 +98,13 @@ def test_trains_evaluates_and_repeats_nothing(tmp_path, labelled, capsys, monkey
 
 
 @pytest.mark.slow
-def test_processes_give_what_one_does(tmp_path):
+def test_processes_give_what_one_does(tmp_path, capfd):
     comparison = read_comparison(written(tmp_path, learning_rates=[0.003]))
     for jobs in (1, 2):
+        capfd.readouterr()
         run_comparison(comparison, tmp_path / str(jobs), [0], jobs, evaluate=False)
+        # Bars of several processes would overwrite each other.
+        assert ("training:" in capfd.readouterr().err) == (jobs == 1)
     for arm in ("separate", "interactions-4"):
         one, two = (
             load_dictionary(tmp_path / jobs / "runs" / arm / "seed-0") for jobs in ("1", "2")
