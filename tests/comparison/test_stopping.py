@@ -21,10 +21,19 @@ class Slow(Task):
 
     def do(self, bench):
         (self.folder / f"begun {self.seed}").touch()
-        time.sleep(600)
+        time.sleep(120)
+
+
+@pytest.fixture
+def ctrl_c():
+    """What a shell's background jobs ignore, and hand on to be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_no_run_begins_after_ctrl_c(tmp_path):
     arm = Arm(name="a", flags={}, learning_rates=(0.1,), separate=False)
     tasks = [Slow(arm, "train", 0.1, seed, tmp_path) for seed in range(5)]
