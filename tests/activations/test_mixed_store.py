@@ -15,7 +15,7 @@ class Numbered(MixedStore):
         self.n_tokens_wanted, self.n_batches_in_buffer = n_tokens_wanted, n_batches_in_buffer
         self.training_context_size = CONTEXT
         self.train_batch_size_tokens, self.activations_mixing_fraction = BATCH, mixed
-        self.n_read, self.largest = 0, 0
+        self.n_read = 0
 
     def get_filtered_llm_batch(self, raise_on_epoch_end=False):
         self.n_read += 2 * CONTEXT

@@ -3,13 +3,7 @@
 import pytest
 
 from sae_lens_poly import PolyTopKTrainingSAEConfig, TrainingRunner
-from tests.training.tiny_runs import (
-    CONTEXT,
-    HOOKS,
-    tiny_config,
-    tiny_stack,
-    tokenised_rows,
-)
+from tests.training.tiny_runs import CONTEXT, HOOKS, tiny_config, tiny_stack, tokenised_rows
 
 ONE_HOOK = "model.layers.1"
 NORMALISED = PolyTopKTrainingSAEConfig(
