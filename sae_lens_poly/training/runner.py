@@ -204,6 +204,8 @@ class TrainingRunner(LanguageModelSAETrainingRunner):
             n_batches += cfg.n_batches_for_norm_estimate
         if mesh is not None:
             cfg.train_batch_size_tokens //= mesh.n_processes
+            # The buffers of all are the run's, so that text is mixed as by one process.
+            cfg.n_batches_in_buffer = math.ceil(cfg.n_batches_in_buffer / mesh.n_processes)
         kind = MixedStore if mesh is None else OwnShare
         store = kind.from_config(self.model, cfg, override_dataset=self._text.dataset)
         store.n_tokens_wanted = n_batches * cfg.train_batch_size_tokens

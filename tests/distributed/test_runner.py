@@ -50,6 +50,18 @@ def test_processes_read_different_rows_from_the_front_and_are_resumed_by_one(tmp
     assert state["n_training_samples"] == 64 * state["n_training_steps"]
 
 
+def buffer_of(mesh, folder, changes):
+    runner = TrainingRunner(tiny_config(folder, **changes), ROWS, tiny_stack(), mesh=mesh)
+    return runner.activations_store.n_batches_in_buffer, runner.cfg.n_batches_in_buffer
+
+
+@pytest.mark.parametrize(("of_run", "of_each"), [(64, 32), (65, 33)])
+def test_processes_share_the_buffer_of_the_run(tmp_path, of_run, of_each):
+    """So that two processes mix no more text, and need no more memory, than one."""
+    found = in_processes(2, buffer_of, tmp_path, {"n_batches_in_buffer": of_run})
+    assert found == [(of_each, of_run)] * 2
+
+
 def refused(mesh, folder, changes, said):
     with pytest.raises(InputError, match=said):
         TrainingRunner(tiny_config(folder, **changes), ROWS, tiny_stack(), mesh=mesh)
