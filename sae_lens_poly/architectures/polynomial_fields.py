@@ -9,6 +9,7 @@ import torch
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_poly.architectures.checks import check_training_dtype
+from sae_lens_poly.architectures.decoders.drawing import drawing_aside
 from sae_lens_poly.architectures.decoders.term import CODE_LIMIT, TERMS, Term
 from sae_lens_poly.constraints import Constraint, Flag, Number, Registered, check_fields
 from sae_lens_poly.errors import InputError
@@ -153,4 +154,5 @@ class PolynomialFields:
         """The module that computes the terms above degree 1; None where there are none."""
         if self.degree == 1:
             return None
-        return TERMS[self.kind_of_term].from_config(self, dtype, device)
+        with drawing_aside(device):
+            return TERMS[self.kind_of_term].from_config(self, dtype, device)

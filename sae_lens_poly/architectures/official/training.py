@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from sae_lens_poly.architectures.checks import check_training_dtype
 from sae_lens_poly.architectures.decoders.decoder import Decoder, DenseRows
+from sae_lens_poly.architectures.decoders.drawing import drawing_aside
 from sae_lens_poly.architectures.decoders.term import CODE_LIMIT
 from sae_lens_poly.architectures.kernels.sparse_code import (
     can_use_sparse_codes,
@@ -182,7 +183,8 @@ class PublishedForm(PolynomialDictionary):
     @override
     def initialize_weights(self) -> None:
         super(PolynomialDictionary, self).initialize_weights()
-        form = self.cfg.make_form(self._parameters["W_dec"])
+        with drawing_aside(self.device):
+            form = self.cfg.make_form(self._parameters["W_dec"])
         self.set_decoder_(form)
         self.decoder = PublishedDecoder(form, self.decoder.hooks)
         del self._parameters["W_dec"]
