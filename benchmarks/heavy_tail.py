@@ -4,12 +4,12 @@
 
 Language models give some tokens (attention sinks) activations of a hundred times the usual norm. A
 power of such a code is its square or cube. Here a sample over two hook points is a sum of some of
-384 directions; one in 500 is multiplied by 30, 100 or 1,000. Every decoder starts from the weights of
-the linear one and trains on the same stream, which is drawn once, and each is measured at 5
+384 directions; one in 500 is multiplied by 30, 100 or 1,000. Every decoder starts from the weights
+of the linear one and trains on the same stream, which is drawn once, and each is measured at 5
 checkpoints, on held-out samples of the same kind. The figure is the difference in explained
 variance from the linear decoder of the same seed, at the worst checkpoint; over all held-out
-samples, of which the massive ones are nearly all of the variance, and over the ordinary ones alone.
-What is wanted is never less than -0.01. --help lists the options.
+samples, of which the massive ones are nearly all of the variance, and over the ordinary ones
+alone. What is wanted is never less than -0.01. --help lists the options.
 """
 
 from __future__ import annotations
