@@ -128,6 +128,7 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float
     cfg = TrainingSAEConfig.from_dict(config_fields(arm, options))
     sae = TrainingSAE.from_dict(cfg.to_dict())
     assert isinstance(sae, TrainingCrosscoder)
+    torch.manual_seed(20_000 + seed)  # the same samples for all arms, whatever these have drawn
     started = time.perf_counter()
     train_toy_sae(
         sae,

@@ -109,6 +109,7 @@ def run_arm(part: str, arm: str, seed: int, options: argparse.Namespace) -> dict
         **ARMS[arm],
     }
     sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
+    torch.manual_seed(20_000 + seed)  # the same samples for all arms, whatever these have drawn
     started = time.perf_counter()
     train_toy_sae(
         sae,
