@@ -9,7 +9,7 @@ from importlib import import_module
 
 from sae_lens_poly.commands.parser import PROGRAM
 from sae_lens_poly.commands.quiet import quiet_libraries
-from sae_lens_poly.distributed.one_voice import one_voice
+from sae_lens_poly.distributed.one_voice import one_voice, say_once
 from sae_lens_poly.errors import InputError, first_line
 
 COMMANDS = (
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         with quiet_libraries():
             return command(arguments[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_once(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -83,9 +83,8 @@ def _run(arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        print(
+        say_once(
             f"error: not enough memory ({first_line(error)[:200]}): lower d_sae, context_size, "
-            "n_batches_in_buffer or store_batch_size_prompts",
-            file=sys.stderr,
+            "n_batches_in_buffer or store_batch_size_prompts"
         )
         return 2

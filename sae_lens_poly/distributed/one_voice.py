@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+
+#: Seconds that the first process has to say what the others have found out too.
+PATIENCE = 60.0
 
 
 def rank_of_torchrun() -> int:
@@ -39,3 +43,16 @@ def one_voice() -> Iterator[None]:
 def say(message: str) -> None:
     """Print a message to where the standard error of this process went at its start."""
     print(message, file=sys.__stderr__, flush=True)
+
+
+def say_once(message: str) -> None:
+    """Print what ends this process, and perhaps all of a run for the same reason.
+
+    torchrun ends all processes as soon as one has ended. So the others wait for the first one,
+    which may not have come as far; where it has not found out the same, they speak themselves.
+    """
+    if rank_of_torchrun() == 0:
+        print(message, file=sys.stderr)
+        return
+    time.sleep(PATIENCE)
+    say(message)
