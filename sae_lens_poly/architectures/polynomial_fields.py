@@ -34,10 +34,10 @@ class PolynomialFields:
         decoder (str): ``interactions`` for powers of projections of the code (products of
             latents), ``powers`` for elementwise powers of the code (a curve per latent).
         projection (str): What interactions go through: ``codes`` (V) or ``reconstruction`` (P).
-        degree (int): 1, 2 or 3.
-        rank_2 (int | None): Rank of the term of degree 2; None: 32 for SAEs, 64 for crosscoders,
+        degree (int | None): 1, 2 or 3; None: 2 for crosscoders without a ``rank_3``, else 3.
+        rank_2 (int | None): Rank of the term of degree 2; None: 32 for SAEs, 256 for crosscoders,
             or the most there can be.
-        rank_3 (int | None): Rank of the term of degree 3; None likewise.
+        rank_3 (int | None): Rank of the term of degree 3; None: 32 for SAEs, 64 for crosscoders.
         self_terms (bool): Whether powers of a single latent are kept beside the products.
         code_limit (float | None): Bound on what is raised to a power, in units of its root mean
             square on the first batch: on the norm of the projected code, or on each latent of
@@ -46,33 +46,37 @@ class PolynomialFields:
             size of the code on its token (the root mean square of what is raised to a power), so
             that terms grow in proportion to the code; there is no bound then, and pairs of
             latents have no strength of their own.
-        terms_lr_scale (float): How many times as fast as by a scale of 1 the output factors of the
-            terms above degree 1 learn. Dictionaries saved without it have 1.
+        terms_lr_scale (float | None): How many times as fast as by a scale of 1 the output factors
+            of the terms above degree 1 learn. None: 16 for interactions of crosscoders, else 1,
+            which dictionaries that were saved without it have too.
     """
 
     decoder: str = "interactions"
     projection: str = "codes"
-    degree: int = 3
+    degree: int | None = None
     rank_2: int | None = None
     rank_3: int | None = None
     self_terms: bool = True
     code_limit: float | None = CODE_LIMIT
     homogeneous: bool = False
-    terms_lr_scale: float = 1.0
+    terms_lr_scale: float | None = None
 
-    #: Ranks that are not given, and degrees that the architecture takes.
-    DEFAULT_RANK: ClassVar[int] = 32
+    #: Degree, ranks by degree and the rate of interactions, where they are not given.
+    DEFAULT_DEGREE: ClassVar[int] = 3
+    DEFAULT_RANKS: ClassVar[dict[int, int]] = {2: 32, 3: 32}
+    DEFAULT_LR_SCALE: ClassVar[float] = 1.0
+    #: Degrees that the architecture takes.
     DEGREES: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
         "decoder": Registered(lambda: sorted({kind.split("/")[0] for kind in TERMS})),
-        "degree": Number(at_least=1, at_most=3, whole=True),
+        "degree": Number(at_least=1, at_most=3, whole=True, optional=True),
         "rank_2": Number(at_least=1, whole=True, optional=True),
         "rank_3": Number(at_least=1, whole=True, optional=True),
         "self_terms": Flag(),
         "code_limit": Number(above=0, optional=True),
         "homogeneous": Flag(),
-        "terms_lr_scale": Number(above=0),
+        "terms_lr_scale": Number(above=0, optional=True),
     }
 
     @classmethod
@@ -85,6 +89,11 @@ class PolynomialFields:
                     {**config_dict, "architecture": published.architecture()}
                 )
             config_dict = {**config_dict, "projection": "codes"}  # as the weights will be
+        degree = config_dict.get("degree")
+        if degree is not None and "metadata" in config_dict:
+            # Was saved, maybe with ranks of terms that are not there.
+            above = {f"rank_{d}": None for d in (2, 3) if d > degree}
+            config_dict = {"terms_lr_scale": 1.0, **config_dict, **above}
         return super().from_dict(config_dict)  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -101,7 +110,7 @@ class PolynomialFields:
     def ranks(self) -> dict[int, int]:
         """Degree to rank, for the degrees above 1 that are in use."""
         ranks = {2: self.rank_2, 3: self.rank_3}
-        return {d: r for d, r in ranks.items() if r is not None and d <= self.degree}
+        return {d: r for d, r in ranks.items() if r is not None and d <= (self.degree or 0)}
 
     @property
     def kind_of_term(self) -> str:
@@ -110,7 +119,7 @@ class PolynomialFields:
         return with_projection if with_projection in TERMS else self.decoder
 
     def check_polynomial(self) -> None:
-        """Refuse decoders that cannot be built, and fill in ranks that were not given.
+        """Refuse decoders that cannot be built, and fill in what was not given.
 
         Raises:
             InputError: Naming the field, its value and the remedy.
@@ -128,6 +137,8 @@ class PolynomialFields:
             raise InputError(
                 f"projection={self.projection!r} is unknown: choose {', '.join(sorted(known))}"
             )
+        if self.degree is None:
+            self.degree = self.DEFAULT_DEGREE if self.rank_3 is None else 3
         if self.degree not in self.DEGREES:
             raise InputError(
                 "degree=1 is not available: choose 2 or 3 (for degree 1 take "
@@ -138,12 +149,22 @@ class PolynomialFields:
                 "decoder='powers' has only self-terms, but self_terms=False: take "
                 "decoder='interactions', or leave the field out"
             )
+        if self.terms_lr_scale is None:
+            # Without it, what is for inference was saved before the field was there.
+            faster = self.decoder == "interactions" and isinstance(self, TrainingSAEConfig)
+            self.terms_lr_scale = self.DEFAULT_LR_SCALE if faster else 1.0
         most = TERMS[self.kind_of_term].most_rank(cfg.d_in, cfg.d_sae)
         for degree in (2, 3):
             rank = getattr(self, f"rank_{degree}")
-            if rank is None:
-                setattr(self, f"rank_{degree}", min(self.DEFAULT_RANK, most))
-            elif rank > most and degree <= self.degree:
+            if degree > self.degree:
+                if rank is not None and isinstance(self, TrainingSAEConfig):
+                    raise InputError(
+                        f"rank_{degree}={rank} is that of a term of degree {degree}, but "
+                        f"degree={self.degree}: give degree={degree}, or leave rank_{degree} out"
+                    )
+            elif rank is None:
+                setattr(self, f"rank_{degree}", min(self.DEFAULT_RANKS[degree], most))
+            elif rank > most:
                 raise InputError(
                     f"rank_{degree}={rank} must be at most {most} for decoder={self.decoder!r} "
                     f"with projection={self.projection!r}, d_in={cfg.d_in} and "

@@ -9,11 +9,17 @@ VARIANTS = {
     "linear": {"architecture": "crosscoder"},
     "interactions": {
         "architecture": "poly_crosscoder",
-        "decoder": "interactions",
+        "degree": 3,
         "rank_2": 8,
         "rank_3": 5,
     },
-    "powers": {"architecture": "poly_crosscoder", "decoder": "powers", "rank_2": 8, "rank_3": 5},
+    "powers": {
+        "architecture": "poly_crosscoder",
+        "decoder": "powers",
+        "degree": 3,
+        "rank_2": 8,
+        "rank_3": 5,
+    },
     "degree 2": {"architecture": "poly_crosscoder", "degree": 2, "rank_2": 8},
 }
 

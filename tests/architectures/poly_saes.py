@@ -54,6 +54,8 @@ def poly_sae(architecture="poly_topk", form="reconstruction", seed=0, **changes)
         if architecture not in PUBLISHED_ARCHITECTURES:
             pytest.skip("the published form has TopK, BatchTopK and Matryoshka BatchTopK")
         fields["architecture"] = architecture.replace("poly_", "polysae_")
+    for degree in range(fields.get("degree", 3) + 1, 4):
+        del fields[f"rank_{degree}"]
     torch.manual_seed(seed)
     return TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
 

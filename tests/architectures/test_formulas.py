@@ -68,7 +68,7 @@ def reference_polynomial(sae, z):
             norm = (u @ terms.projection.V).norm()
             u = u * min(1.0, CODE_LIMIT * max(terms.ranks.values()) ** 0.5 / norm)
         for degree, rank in terms.ranks.items():
-            norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5 * 4**degree
+            norm = (rank * {2: 3, 3: 15}[degree]) ** 0.5 * 4**degree / sae.cfg.terms_lr_scale
             if isinstance(terms, CodeInteractions):
                 for r in range(rank):
                     a_r = sum(u[j] * terms.projection.V[j, r] for j in u.nonzero().flatten())

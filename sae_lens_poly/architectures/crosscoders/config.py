@@ -373,11 +373,18 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
 
 
 @dataclass(kw_only=True)
-class PolyCrosscoderConfig(PolynomialFields, CrosscoderConfig):
-    """Configuration of an inference polynomial crosscoder; see :class:`PolynomialFields`."""
+class _CrosscoderPolynomial(PolynomialFields):
+    """With the defaults that crosscoders are best with (benchmarks/default_decoder.py)."""
 
-    DEFAULT_RANK = 64
-    DEGREES = (2, 3)
+    DEFAULT_DEGREE: ClassVar[int] = 2
+    DEFAULT_RANKS: ClassVar[dict[int, int]] = {2: 256, 3: 64}
+    DEFAULT_LR_SCALE: ClassVar[float] = 16.0
+    DEGREES: ClassVar[tuple[int, ...]] = (2, 3)
+
+
+@dataclass(kw_only=True)
+class PolyCrosscoderConfig(_CrosscoderPolynomial, CrosscoderConfig):
+    """Configuration of an inference polynomial crosscoder; see :class:`PolynomialFields`."""
 
     @override
     @classmethod
@@ -386,15 +393,12 @@ class PolyCrosscoderConfig(PolynomialFields, CrosscoderConfig):
 
 
 @dataclass(kw_only=True)
-class TrainingPolyCrosscoderConfig(PolynomialFields, TrainingCrosscoderConfig):
+class TrainingPolyCrosscoderConfig(_CrosscoderPolynomial, TrainingCrosscoderConfig):
     """Configuration for training a polynomial crosscoder.
 
     The fields of :class:`TrainingCrosscoderConfig` and :class:`PolynomialFields`. Interactions go
     through the codes by default: V costs little beside a decoder of several hook points.
     """
-
-    DEFAULT_RANK = 64
-    DEGREES = (2, 3)
 
     @override
     @classmethod
