@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import RUNNER_CFG_FILENAME, SAE_CFG_FILENAME
-from sae_lens.saes.sae import TrainingSAEConfig
+from sae_lens.saes.sae import TrainingSAE
 
 from sae_lens_poly.errors import InputError, first_line
 from sae_lens_poly.hook_names import expand_hook_names
@@ -51,7 +51,8 @@ def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any])
     check_checkpoint_files(folder, cfg)
     of_file = read_object(folder / SAE_CFG_FILENAME)
     try:  # by today's names, with today's defaults for what older versions did not have
-        saved = TrainingSAEConfig.from_dict(dict(of_file)).to_dict()
+        kind = TrainingSAE.get_sae_config_class_for_architecture(of_file["architecture"])
+        saved = kind.from_dict(dict(of_file)).to_dict()
     except (KeyError, TypeError, ValueError) as error:
         reason = first_line(error)
         raise damaged(folder / SAE_CFG_FILENAME, reason, "resume from another checkpoint") from None

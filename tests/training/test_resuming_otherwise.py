@@ -1,5 +1,7 @@
 """What a run that is resumed may change, and what is refused by name."""
 
+import json
+
 import pytest
 import torch
 
@@ -114,6 +116,21 @@ def test_without_the_config_of_its_run(begun, tmp_path):
     cfg = tiny_config(tmp_path, dataset_path=str(begun[0] / "text.jsonl"))
     with pytest.raises(InputError, match=r"no runner_cfg\.json"):
         check_checkpoint(tmp_path, cfg)
+
+
+def test_a_checkpoint_of_before_terms_had_a_rate(begun, tmp_path):
+    """Its terms learned at that of all else, whatever is the default today."""
+    for path in begun[1].iterdir():
+        if path.name not in ("cfg.json", "manifest.json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    saved = json.loads((begun[1] / "cfg.json").read_text())
+    del saved["terms_lr_scale"]
+    (tmp_path / "cfg.json").write_text(json.dumps(saved))
+    cfg = tiny_config(tmp_path, dataset_path=str(begun[0] / "text.jsonl"))
+    with pytest.raises(InputError, match=r"terms_lr_scale=1\.0, and this run has .*=16\.0"):
+        check_checkpoint(tmp_path, cfg)
+    cfg.sae.terms_lr_scale = 1.0
+    check_checkpoint(tmp_path, cfg)
 
 
 class Rates(TrainingRunner):
