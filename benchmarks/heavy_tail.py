@@ -44,8 +44,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "interactions, no self-terms": {"self_terms": False},
     "interactions of the reconstruction": {"projection": "reconstruction"},
     "interactions, homogeneous": {"homogeneous": True},
-    "interactions, rate 16": {"terms_lr_scale": 16.0},
-    "degree 2, rank 256, rate 16": {"degree": 2, "rank_2": 256, "terms_lr_scale": 16.0},
+    "interactions, degrees 2 and 3": {"degree": 3},
     "powers": {"decoder": "powers"},
     "powers, homogeneous": {"decoder": "powers", "homogeneous": True},
 }

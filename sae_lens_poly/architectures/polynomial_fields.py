@@ -47,8 +47,8 @@ class PolynomialFields:
             that terms grow in proportion to the code; there is no bound then, and pairs of
             latents have no strength of their own.
         terms_lr_scale (float | None): How many times as fast as by a scale of 1 the output factors
-            of the terms above degree 1 learn. None: 16 for interactions of crosscoders, else 1,
-            which dictionaries that were saved without it have too.
+            of the terms above degree 1 learn. None: 16 for interactions of degree 2 in crosscoders,
+            else 1 (benchmarks/heavy_tail.py); 1 for what was saved without it.
     """
 
     decoder: str = "interactions"
@@ -61,7 +61,7 @@ class PolynomialFields:
     homogeneous: bool = False
     terms_lr_scale: float | None = None
 
-    #: Degree, ranks by degree and the rate of interactions, where they are not given.
+    #: Degree, ranks by degree and the rate of interactions of degree 2, where they are not given.
     DEFAULT_DEGREE: ClassVar[int] = 3
     DEFAULT_RANKS: ClassVar[dict[int, int]] = {2: 32, 3: 32}
     DEFAULT_LR_SCALE: ClassVar[float] = 1.0
@@ -151,7 +151,8 @@ class PolynomialFields:
             )
         if self.terms_lr_scale is None:
             # Without it, what is for inference was saved before the field was there.
-            faster = self.decoder == "interactions" and isinstance(self, TrainingSAEConfig)
+            faster = isinstance(self, TrainingSAEConfig)
+            faster &= self.decoder == "interactions" and self.degree == 2
             self.terms_lr_scale = self.DEFAULT_LR_SCALE if faster else 1.0
         most = TERMS[self.kind_of_term].most_rank(cfg.d_in, cfg.d_sae)
         for degree in (2, 3):

@@ -22,8 +22,8 @@ def config(fields, of=TrainingSAEConfig):
     ("fields", "ranks", "lr_scale"),
     [
         (CROSSCODER, {2: 256}, 16.0),
-        ({**CROSSCODER, "rank_3": 8}, {2: 256, 3: 8}, 16.0),
-        ({**CROSSCODER, "degree": 3}, {2: 256, 3: 64}, 16.0),
+        ({**CROSSCODER, "rank_3": 8}, {2: 256, 3: 8}, 1.0),
+        ({**CROSSCODER, "degree": 3}, {2: 256, 3: 64}, 1.0),
         ({**CROSSCODER, "decoder": "powers"}, {2: 96}, 1.0),
         ({**CROSSCODER, "d_sae": 40, "terms_lr_scale": 2.0}, {2: 40}, 2.0),
         (TOP_K, {2: 32, 3: 32}, 1.0),

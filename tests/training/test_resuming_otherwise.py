@@ -127,6 +127,7 @@ def test_a_checkpoint_of_before_terms_had_a_rate(begun, tmp_path):
     del saved["terms_lr_scale"]
     (tmp_path / "cfg.json").write_text(json.dumps(saved))
     cfg = tiny_config(tmp_path, dataset_path=str(begun[0] / "text.jsonl"))
+    cfg.sae.terms_lr_scale = 16.0
     with pytest.raises(InputError, match=r"terms_lr_scale=1\.0, and this run has .*=16\.0"):
         check_checkpoint(tmp_path, cfg)
     cfg.sae.terms_lr_scale = 1.0
