@@ -18,6 +18,17 @@ from sae_lens_poly.errors import InputError
 PUBLISHED: dict[str, Any] = {}
 
 
+@dataclass(frozen=True)
+class PolynomialDefaults:
+    """What takes the place of fields that are not given."""
+
+    degree: int = 3
+    rank_2: int = 32
+    rank_3: int = 32
+    terms_lr_scale: float = 1.0
+    """That of interactions of degree 2; all else has 1."""
+
+
 @dataclass(kw_only=True)
 class PolynomialFields:
     """Fields of the decoder in training and at inference.
@@ -61,11 +72,8 @@ class PolynomialFields:
     homogeneous: bool = False
     terms_lr_scale: float | None = None
 
-    #: Degree, ranks by degree and the rate of interactions of degree 2, where they are not given.
-    DEFAULT_DEGREE: ClassVar[int] = 3
-    DEFAULT_RANKS: ClassVar[dict[int, int]] = {2: 32, 3: 32}
-    DEFAULT_LR_SCALE: ClassVar[float] = 1.0
-    #: Degrees that the architecture takes.
+    #: What is not given, and the degrees that the architecture takes.
+    DEFAULTS: ClassVar[PolynomialDefaults] = PolynomialDefaults()
     DEGREES: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     CONSTRAINTS: ClassVar[dict[str, Constraint]] = {
@@ -138,7 +146,7 @@ class PolynomialFields:
                 f"projection={self.projection!r} is unknown: choose {', '.join(sorted(known))}"
             )
         if self.degree is None:
-            self.degree = self.DEFAULT_DEGREE if self.rank_3 is None else 3
+            self.degree = self.DEFAULTS.degree if self.rank_3 is None else 3
         if self.degree not in self.DEGREES:
             raise InputError(
                 "degree=1 is not available: choose 2 or 3 (for degree 1 take "
@@ -153,7 +161,7 @@ class PolynomialFields:
             # Without it, what is for inference was saved before the field was there.
             faster = isinstance(self, TrainingSAEConfig)
             faster &= self.decoder == "interactions" and self.degree == 2
-            self.terms_lr_scale = self.DEFAULT_LR_SCALE if faster else 1.0
+            self.terms_lr_scale = self.DEFAULTS.terms_lr_scale if faster else 1.0
         most = TERMS[self.kind_of_term].most_rank(cfg.d_in, cfg.d_sae)
         for degree in (2, 3):
             rank = getattr(self, f"rank_{degree}")
@@ -164,7 +172,8 @@ class PolynomialFields:
                         f"degree={self.degree}: give degree={degree}, or leave rank_{degree} out"
                     )
             elif rank is None:
-                setattr(self, f"rank_{degree}", min(self.DEFAULT_RANKS[degree], most))
+                rank = getattr(self.DEFAULTS, f"rank_{degree}")
+                setattr(self, f"rank_{degree}", min(rank, most))
             elif rank > most:
                 raise InputError(
                     f"rank_{degree}={rank} must be at most {most} for decoder={self.decoder!r} "

@@ -22,7 +22,7 @@ from sae_lens_poly.architectures.crosscoders.stack import (
 )
 from sae_lens_poly.architectures.decoders.term import Term
 from sae_lens_poly.architectures.encoders import SCORES
-from sae_lens_poly.architectures.polynomial_fields import PolynomialFields
+from sae_lens_poly.architectures.polynomial_fields import PolynomialDefaults, PolynomialFields
 from sae_lens_poly.architectures.sparsifiers import SPARSIFIERS
 from sae_lens_poly.constraints import (
     Choice,
@@ -372,19 +372,16 @@ class TrainingCrosscoderConfig(TrainingSAEConfig):
         return self.sparsifier if SPARSIFIERS[self.sparsifier].at_inference else "topk"
 
 
-@dataclass(kw_only=True)
-class _CrosscoderPolynomial(PolynomialFields):
-    """With the defaults that crosscoders are best with (benchmarks/default_decoder.py)."""
-
-    DEFAULT_DEGREE: ClassVar[int] = 2
-    DEFAULT_RANKS: ClassVar[dict[int, int]] = {2: 256, 3: 64}
-    DEFAULT_LR_SCALE: ClassVar[float] = 16.0
-    DEGREES: ClassVar[tuple[int, ...]] = (2, 3)
+#: What polynomial crosscoders are best with (benchmarks/default_decoder.py).
+CROSSCODER_DEFAULTS = PolynomialDefaults(degree=2, rank_2=256, rank_3=64, terms_lr_scale=16.0)
 
 
 @dataclass(kw_only=True)
-class PolyCrosscoderConfig(_CrosscoderPolynomial, CrosscoderConfig):
+class PolyCrosscoderConfig(PolynomialFields, CrosscoderConfig):
     """Configuration of an inference polynomial crosscoder; see :class:`PolynomialFields`."""
+
+    DEFAULTS = CROSSCODER_DEFAULTS
+    DEGREES = (2, 3)
 
     @override
     @classmethod
@@ -393,12 +390,15 @@ class PolyCrosscoderConfig(_CrosscoderPolynomial, CrosscoderConfig):
 
 
 @dataclass(kw_only=True)
-class TrainingPolyCrosscoderConfig(_CrosscoderPolynomial, TrainingCrosscoderConfig):
+class TrainingPolyCrosscoderConfig(PolynomialFields, TrainingCrosscoderConfig):
     """Configuration for training a polynomial crosscoder.
 
     The fields of :class:`TrainingCrosscoderConfig` and :class:`PolynomialFields`. Interactions go
     through the codes by default: V costs little beside a decoder of several hook points.
     """
+
+    DEFAULTS = CROSSCODER_DEFAULTS
+    DEGREES = (2, 3)
 
     @override
     @classmethod
