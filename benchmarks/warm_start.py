@@ -42,9 +42,11 @@ from sae_lens_poly.training.fine_tuning import load_training_dictionary, with_te
 from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config, fit_to_model
 
 LINEAR = ["--architecture", "crosscoder"]
-INTERACTIONS = ["--architecture", "poly_crosscoder"]
+POLYNOMIAL = ["--architecture", "poly_crosscoder", "--terms_lr_scale", "1"]
+NARROW = ["--degree", "3", "--rank_2", "64", "--rank_3", "64"]
+INTERACTIONS = [*POLYNOMIAL, *NARROW]
 POWERS = [*INTERACTIONS, "--decoder", "powers"]
-WIDE = [*INTERACTIONS, "--degree", "2", "--rank_2", "256"]
+WIDE = [*POLYNOMIAL, "--degree", "2", "--rank_2", "256"]
 RATE_4, RATE_16 = (["--terms_lr_scale", scale] for scale in ("4", "16"))
 
 #: Name to the flags of what trains on all tokens, or on the second half of them.

@@ -24,7 +24,7 @@ K = 8
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 EXAMPLES = {
     "groupmax": {"sparsifier": "groupmax", "k": K},
-    "sinusoid": {"variant": "interactions", "decoder": "sinusoid", "degree": 2},
+    "sinusoid": {"variant": "degree 2", "decoder": "sinusoid"},
     "tempered": {"encoder_score": "tempered", "normalize_hooks": False},
 }
 
