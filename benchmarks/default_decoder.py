@@ -16,39 +16,21 @@ import contextlib
 import io
 import logging
 import tempfile
-import time
 import warnings
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from recipe import figures
+from recipe import bench_of, run
 
-from sae_lens_poly.comparison.arms import Arm, Comparison
 from sae_lens_poly.comparison.compare import Bench
-from sae_lens_poly.comparison.train_arms import train_arm
-from sae_lens_poly.training.flags import RUN_DEFAULTS, SINGLE_HOOK_NAME
+from sae_lens_poly.training.flags import RUN_DEFAULTS
 
 LINEAR = {"poly_crosscoder": "crosscoder", "poly_topk": "topk"}
 DECODERS: dict[str, dict[str, Any]] = {
     "degrees 2 and 3, rank 64": {"degree": 3, "rank_2": 64, "rank_3": 64, "terms_lr_scale": 1.0},
     "degree 2, rank 256, rate 16": {"degree": 2, "rank_2": 256, "terms_lr_scale": 16.0},
 }
-
-
-def bench_of(architecture: str, tokens: int, folder: str) -> Bench:
-    """The default run of ``train`` for an architecture, an arm for each decoder."""
-    hook_name = RUN_DEFAULTS["hook_name"] if "crosscoder" in architecture else SINGLE_HOOK_NAME
-    flags: dict[str, Any] = {**RUN_DEFAULTS, "hook_name": hook_name, "training_tokens": tokens}
-    for name in ("output_path", "lr"):
-        del flags[name]
-    settings = {"linear": {"architecture": LINEAR[architecture]}}
-    settings |= {name: {"architecture": architecture, **own} for name, own in DECODERS.items()}
-    arms = tuple(
-        Arm(name, {**flags, **own}, (RUN_DEFAULTS["lr"],)) for name, own in settings.items()
-    )
-    return Bench(Comparison(architecture, arms, tokens, hook_name), Path(folder))
 
 
 def run_all(bench: Bench, seeds: list[int]) -> None:
@@ -58,12 +40,7 @@ def run_all(bench: Bench, seeds: list[int]) -> None:
     explained: dict[str, list[float]] = {}
     for seed in seeds:
         for arm in bench.comparison.arms:
-            folder = bench.tuning_folder(arm, arm.learning_rates[0], seed)
-            started = time.process_time()
-            with contextlib.redirect_stderr(io.StringIO()):
-                train_arm(arm, arm.learning_rates[0], seed, folder, bench.stack)
-            seconds = time.process_time() - started
-            value, l0, n_dead = figures(bench, folder)
+            value, l0, n_dead, seconds = run(bench, arm, RUN_DEFAULTS["lr"], seed)
             explained.setdefault(arm.name, []).append(value)
             print(
                 f"{bench.comparison.name:17}{arm.name:29}{seed:6}{value:11.4f}"
@@ -97,8 +74,10 @@ def main() -> None:
         f"{'':17}{'':29}{'seed':>6}{'explained':>11}{'ahead':>9}{'L0':>7}{'dead':>6}{'seconds':>9}"
     )
     for architecture in options.architectures:
+        arms = {"linear": {"architecture": LINEAR[architecture]}, **DECODERS}
         with tempfile.TemporaryDirectory() as folder:
-            run_all(bench_of(architecture, options.tokens, folder), options.seeds)
+            bench = bench_of(architecture, arms, [RUN_DEFAULTS["lr"]], options.tokens, folder)
+            run_all(bench, options.seeds)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,13 @@ RATES = (1e-3, 2e-3, 4e-3)
 
 
 def bench_of(
-    architecture: str, batches: list[int], rates: list[float], tokens: int, folder: str
+    architecture: str,
+    settings: Mapping[str, dict[str, Any]],
+    rates: list[float],
+    tokens: int,
+    folder: str,
 ) -> Bench:
-    """The default run of ``train`` for an architecture, an arm for each batch size."""
+    """The default run of ``train`` for an architecture, with other settings for each arm."""
     several = architecture.endswith("crosscoder")
     hook_name = RUN_DEFAULTS["hook_name"] if several else SINGLE_HOOK_NAME
     own = {"architecture": architecture, "hook_name": hook_name, "training_tokens": tokens}
@@ -46,8 +51,7 @@ def bench_of(
     for name in ("output_path", "lr"):
         del flags[name]
     arms = tuple(
-        Arm(f"batch {size}", {**flags, "train_batch_size_tokens": size}, tuple(rates))
-        for size in batches
+        Arm(name, {**flags, **changes}, tuple(rates)) for name, changes in settings.items()
     )
     comparison = Comparison(architecture, arms, tokens, hook_name)
     return Bench(comparison, Path(folder))
@@ -68,18 +72,23 @@ def figures(bench: Bench, folder: Path) -> tuple[float, float, int]:
     return variance.compute()[1], *activity.compute()
 
 
+def run(bench: Bench, arm: Arm, lr: float, seed: int) -> tuple[float, float, int, float]:
+    """Train an arm; its :func:`figures`, and the seconds of one core that it took."""
+    folder = bench.tuning_folder(arm, lr, seed)
+    started = time.process_time()
+    with contextlib.redirect_stderr(io.StringIO()):
+        train_arm(arm, lr, seed, folder, bench.stack)
+    seconds = time.process_time() - started
+    return *figures(bench, folder), seconds
+
+
 def run_all(bench: Bench, seed: int) -> None:
     """Every recipe of an architecture, a line each."""
     with contextlib.redirect_stderr(io.StringIO()):
         bench.record()
     for arm in bench.comparison.arms:
         for lr in arm.learning_rates:
-            folder = bench.tuning_folder(arm, lr, seed)
-            started = time.process_time()
-            with contextlib.redirect_stderr(io.StringIO()):
-                train_arm(arm, lr, seed, folder, bench.stack)
-            seconds = time.process_time() - started
-            explained, l0, n_dead = figures(bench, folder)
+            explained, l0, n_dead, seconds = run(bench, arm, lr, seed)
             size = arm.flags["train_batch_size_tokens"]
             print(
                 f"{bench.comparison.name:18}{size:6}{lr:8g}{explained:11.4f}{l0:7.1f}{n_dead:6}"
@@ -104,9 +113,10 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{options.tokens:,} tokens, seed {options.seed}, torch {torch.__version__}\n")
     print(f"{'':18}{'batch':>6}{'rate':>8}{'explained':>11}{'L0':>7}{'dead':>6}{'seconds':>9}")
+    batches = {f"batch {size}": {"train_batch_size_tokens": size} for size in options.batches}
     for architecture in options.architectures:
         with tempfile.TemporaryDirectory() as folder:
-            bench = bench_of(architecture, options.batches, options.rates, options.tokens, folder)
+            bench = bench_of(architecture, batches, options.rates, options.tokens, folder)
             run_all(bench, options.seed)
 
 

@@ -43,8 +43,7 @@ from sae_lens_poly.training.flags import RUN_DEFAULTS, build_config, fit_to_mode
 
 LINEAR = ["--architecture", "crosscoder"]
 POLYNOMIAL = ["--architecture", "poly_crosscoder", "--terms_lr_scale", "1"]
-NARROW = ["--degree", "3", "--rank_2", "64", "--rank_3", "64"]
-INTERACTIONS = [*POLYNOMIAL, *NARROW]
+INTERACTIONS = [*POLYNOMIAL, "--degree", "3", "--rank_2", "64", "--rank_3", "64"]
 POWERS = [*INTERACTIONS, "--decoder", "powers"]
 WIDE = [*POLYNOMIAL, "--degree", "2", "--rank_2", "256"]
 RATE_4, RATE_16 = (["--terms_lr_scale", scale] for scale in ("4", "16"))

@@ -104,7 +104,7 @@ def test_logs_to_wandb_offline(tmp_path, monkeypatch):
         (["--hook_name", "blocks.1.hook_resid_post,blocks.{0..1}.hook_resid_post"], "once"),
         (["--hook_name", "blocks.0.hook_resid_post,blocks.0.mlp.hook_post"], "one width"),
         (["--rank_2", "4000"], "rank_2=4000"),
-        (["--decoder", "powers", "--rank_2", "800", "--d_sae", "1000"], "rank_2=800"),
+        (["--decoder", "powers", "--rank_3", "800", "--d_sae", "1000"], "rank_3=800"),
         (["--degree", "2"], "rank_3=8"),
         (["--model_name", "no-such-model"], "model_name='no-such-model'"),
         (["--dataset_path", "no/such-data"], "dataset_path='no/such-data'"),

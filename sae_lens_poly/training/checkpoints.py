@@ -50,7 +50,7 @@ def check_checkpoint(folder: str | Path, cfg: LanguageModelSAERunnerConfig[Any])
     folder = Path(folder)
     check_checkpoint_files(folder, cfg)
     of_file = read_object(folder / SAE_CFG_FILENAME)
-    try:  # by today's names, with today's defaults for what older versions did not have
+    try:  # as its own class reads what older versions wrote
         kind = TrainingSAE.get_sae_config_class_for_architecture(of_file["architecture"])
         saved = kind.from_dict(dict(of_file)).to_dict()
     except (KeyError, TypeError, ValueError) as error:
