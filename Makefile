@@ -28,7 +28,7 @@ explorer-pages:  ## build the explorer's pages again, after a change in web/ (ne
 test: check types  ## lint, types, tests
 	$(PYTEST) $(ARGS)
 
-quick: check  ## lint, and the tests that take a minute in all
+quick: check  ## lint, and the tests that are not slow
 	$(PYTEST) -m "not slow" $(ARGS)
 
 check: .venv/installed-dev
