@@ -192,7 +192,7 @@ def measured(
 
 
 def data_of(
-    sae: SAE[Any], stack: StackedHooks, text: str, skip_rows: int
+    sae: SAE[Any], stack: StackedHooks, text: str, skip_rows: int | None
 ) -> tuple[EvaluationData, torch.Tensor]:
     """Text to find concepts on, and prompts of the text behind it."""
     settings = EvaluationSettings(
@@ -215,7 +215,9 @@ def main() -> None:
     parser.add_argument("--model_name", default=RUN_DEFAULTS["model_name"])
     parser.add_argument("--hook_name", default=SINGLE_HOOK_NAME)
     parser.add_argument("--text", default=RUN_DEFAULTS["dataset_path"])
-    parser.add_argument("--skip_rows", type=int, default=0, help="rows that training may read")
+    parser.add_argument(
+        "--skip_rows", type=int, help="not held out; if not given, those of training"
+    )
     for name in ("training_tokens", "context_size"):
         parser.add_argument(f"--{name}", type=int, default=RUN_DEFAULTS[name])
     parser.add_argument("--lr", type=float, default=RUN_DEFAULTS["lr"])
