@@ -151,10 +151,12 @@ def measure_headroom(
         as_trained = explained(score.target)
     kinds: dict[str, Any] = {"quadratic": _Quadratic, "mlp": _Units}
     for name, kind in kinds.items():
-        torch.manual_seed(seed)
-        l0 = max(codes[0].values().numel() / len(codes[0]), 1.0)
-        model = kind(codes[0].shape[1], start[0].shape[1], l0)
-        residuals = _by_gradient(model, codes, start)
+        # Both draw on the CPU. What the caller draws next is not to depend on a measurement.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            l0 = max(codes[0].values().numel() / len(codes[0]), 1.0)
+            model = kind(codes[0].shape[1], start[0].shape[1], l0)
+            residuals = _by_gradient(model, codes, start)
         rungs[name] = explained(residuals[2])
     rungs = {name: rungs[name] for name in RUNGS if name in rungs}
     return Headroom(as_trained, rungs, len(fit) + len(choose), len(score))

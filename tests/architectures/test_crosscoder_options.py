@@ -1,5 +1,7 @@
 """Properties that hold for every choice of sparsifier, weights, structure, decoder and masking."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -212,7 +214,7 @@ def test_exported_and_reloaded_it_is_what_was_trained(fields, seed, tmp_path_fac
             torch.testing.assert_close(loaded.encode(x), z)
             torch.testing.assert_close(loaded.decode(z), raw)
             assert loaded.cfg.encoder_weights == ("dense" if dense else fields["encoder_weights"])
-            folded = SAE.load_from_disk(folder)
+            folded = deepcopy(loaded)
             folded.fold_W_dec_norm()
             torch.testing.assert_close(folded.get_W_dec_norm(), torch.ones(F).double())
             torch.testing.assert_close(folded(x), loaded(x), rtol=1e-6, atol=1e-7)

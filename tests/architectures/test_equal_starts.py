@@ -39,6 +39,16 @@ def test_polynomial_saes(architecture, form):
     assert is_equal(linear, start(poly_sae, architecture, form))
 
 
+def test_drawing_aside_leaves_the_generators_of_gpus_alone(monkeypatch):
+    def refuse(seed):
+        raise AssertionError("all GPUs are seeded, and only this one's generator is kept")
+
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        monkeypatch.setattr(module, "manual_seed", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    training_dictionary("interactions")
+
+
 @pytest.mark.parametrize("variant", ["interactions", "powers"])
 def test_factors_are_not_the_numbers_that_weights_were_drawn_from(variant):
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
@@ -99,7 +100,10 @@ def test_what_is_not_written_has_no_figures(embedded_model, tmp_path, structure,
     model = StackedHooks(embedded_model, hooks)
     TrainingRunner(cfg, stdlib_dataset("train").select(range(60)), model).run()
     settings = EvaluationSettings(n_batches=1, batch_size_prompts=2, dataset_path="stdlib")
+    before = [torch.get_rng_state(), *np.random.get_state(legacy=False)["state"].values()]
     evaluation = evaluate_saved(tmp_path / "output", settings, model=model)
+    after = [torch.get_rng_state(), *np.random.get_state(legacy=False)["state"].values()]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     written = model.hook_names[1 if structure == "strictly_causal" else 0 :]
     assert list(evaluation.per_hook) == written
     sae = load_dictionary(tmp_path / "output")

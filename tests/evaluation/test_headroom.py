@@ -90,7 +90,9 @@ def test_our_own_terms_are_measured_beside_a_refitted_linear_decoder():
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_nothing_is_found_where_nothing_interacts(seed):
     z, x, started, _ = planted(0.0, seed)
+    before = torch.get_rng_state()
     headroom = found_in(z, x, started)
+    assert torch.equal(torch.get_rng_state(), before)
     for name in ("curves", "pairs", "quadratic", "mlp"):
         assert abs(headroom.rungs[name] - headroom.rungs["linear"]) < 0.002
     assert headroom.gain < 0.002

@@ -16,6 +16,12 @@ def drawing_aside(device: torch.device | str) -> Iterator[None]:
     the same seed: a difference between the two is the terms'.
     """
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, ())))
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        # Not torch.manual_seed: it would seed all GPUs, of which only this one's generator is kept.
+        seed = int(torch.randint(2**62, ()))
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
