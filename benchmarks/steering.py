@@ -188,7 +188,7 @@ def measured(
             for share in shares:
                 added = share * norm * vector / vector.norm().clamp_min(1e-12)
                 steered = ranks(text.model, prompts, added)
-                yield arm, share, cosine, (unsteered - steered)[:, concept]
+                yield arm, share, cosine, unsteered[:, concept] - steered[:, concept]
 
 
 def data_of(
