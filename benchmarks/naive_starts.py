@@ -1,8 +1,8 @@
 """A naive dense crosscoder and a tensor ring in a plain loop, with and without gradient clipping.
 
     sae-lens-poly cache build/stdlib-cache --training_tokens 8000000
-    python benchmarks/naive_starts.py --clip 0
-    python benchmarks/naive_starts.py --clip 1 --b_dec_init mean
+    python benchmarks/naive_starts.py
+    python benchmarks/naive_starts.py --clip 1
 
 Raw inputs, an encoder with a start of its own, decoder vectors of norm 1 at each hook point, no
 AuxK, Adam at 2e-3 without warm-up or decay, 6,000 steps of 256 tokens: what stdlib-starts.yaml has
@@ -20,31 +20,29 @@ from typing import Any
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
-from safetensors.torch import load_file
 
-import sae_lens_poly  # noqa: F401  (enters the architectures)
+from sae_lens_poly.activations.reader import CachedRows
 
-N_HOOKS, D_MODEL, D_SAE, K, BATCH = 6, 128, 512, 16, 256
-RING = {
-    f"{part}_{name}": value
-    for part in ("encoder", "decoder")
-    for name, value in (("weights", "tensor_ring"), ("ranks", [4, 32, 4]))
+D_SAE, K, BATCH = 512, 16, 256
+ARMS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "tensor ring": {
+        "encoder_weights": "tensor_ring",
+        "decoder_weights": "tensor_ring",
+        "encoder_ranks": [4, 32, 4],
+        "decoder_ranks": [4, 32, 4],
+    },
 }
-ARMS: dict[str, dict[str, Any]] = {"dense": {}, "tensor ring": RING}
 
 
-def activations(shards: list[Path]) -> torch.Tensor:
-    """Those of some shards, (n, n_hooks * d_model), as they are stored."""
-    return torch.cat([load_file(shard)["x"] for shard in shards]).flatten(1)
-
-
-def train(arm: str, x: torch.Tensor, options: argparse.Namespace) -> TrainingSAE[Any]:
-    """An arm that was trained on ``x``, over and over where that is less than the steps take."""
+def train(arm: str, rows: CachedRows, n: int, options: argparse.Namespace) -> TrainingSAE[Any]:
+    """An arm that was trained on the first ``n`` rows, over and over where steps take more."""
     torch.manual_seed(options.seed)
+    n_hooks = len(rows.description.hook_names)
     fields = {
         "architecture": "crosscoder",
-        "d_in": N_HOOKS * D_MODEL,
-        "n_hooks": N_HOOKS,
+        "d_in": n_hooks * rows.description.d_model,
+        "n_hooks": n_hooks,
         "d_sae": D_SAE,
         "k": K,
         "sparsifier": options.sparsifier,
@@ -57,14 +55,14 @@ def train(arm: str, x: torch.Tensor, options: argparse.Namespace) -> TrainingSAE
         **ARMS[arm],
     }
     sae = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(fields).to_dict())
-    sae.initialise_from_batch_(x[:8192].float())
+    sae.initialise_from_batch_(rows.numbered(torch.arange(8192)))
     optimizer = torch.optim.Adam(sae.parameters(), lr=2e-3)
     no_dead = torch.zeros(D_SAE, dtype=torch.bool)
-    order, at = torch.randperm(len(x)), 0
+    order, at = torch.randperm(n), 0
     for step in range(options.steps):
-        if at + BATCH > len(x):
-            order, at = torch.randperm(len(x)), 0
-        batch, at = x[order[at : at + BATCH]].float(), at + BATCH
+        if at + BATCH > n:
+            order, at = torch.randperm(n), 0
+        batch, at = rows.numbered(order[at : at + BATCH]), at + BATCH
         given = TrainStepInput(
             sae_in=batch,
             coefficients={},
@@ -108,14 +106,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    shards = sorted(options.cache.glob("shard-*.safetensors"))
-    x, other = activations(shards[: options.shards]), activations(shards[-2:]).float()
+    rows = CachedRows(options.cache)
+    if not 0 < options.shards <= len(rows.ends) - 2:
+        parser.error(
+            f"--shards: {options.shards}, and the last 2 of {len(rows.ends)} are scored on"
+        )
+    n = int(rows.ends[options.shards - 1])
+    other = rows.numbered(torch.arange(int(rows.starts[-2]), len(rows)))
     print(
         f"{options.sparsifier}, b_dec {options.b_dec_init}, clipped to {options.clip:g}, "
-        f"{len(x):,} distinct tokens, seed {options.seed}, torch {torch.__version__}"
+        f"{n:,} distinct tokens, seed {options.seed}, torch {torch.__version__}"
     )
     for arm in ARMS:
-        fvu, n_dead, l0 = measured(train(arm, x, options), other)
+        fvu, n_dead, l0 = measured(train(arm, rows, n, options), other)
         print(f"{arm:14}FVU {fvu:.4f}   dead {n_dead:3d} of {D_SAE}   L0 {l0:.1f}")
 
 

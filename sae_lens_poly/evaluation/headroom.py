@@ -151,12 +151,10 @@ def measure_headroom(
         as_trained = explained(score.target)
     kinds: dict[str, Any] = {"quadratic": _Quadratic, "mlp": _Units}
     for name, kind in kinds.items():
-        # Both draw on the CPU. What the caller draws next is not to depend on a measurement.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            l0 = max(codes[0].values().numel() / len(codes[0]), 1.0)
-            model = kind(codes[0].shape[1], start[0].shape[1], l0)
-            residuals = _by_gradient(model, codes, start)
+        generator = torch.Generator().manual_seed(seed)
+        l0 = max(codes[0].values().numel() / len(codes[0]), 1.0)
+        model = kind(codes[0].shape[1], start[0].shape[1], l0, generator)
+        residuals = _by_gradient(model, codes, start, generator)
         rungs[name] = explained(residuals[2])
     rungs = {name: rungs[name] for name in RUNGS if name in rungs}
     return Headroom(as_trained, rungs, len(fit) + len(choose), len(score))
@@ -318,10 +316,10 @@ def _least_squares(
 class _Quadratic(nn.Module):
     """``(u V)^2 C + u W + b``."""
 
-    def __init__(self, d_sae: int, d_in: int, l0: float) -> None:
+    def __init__(self, d_sae: int, d_in: int, l0: float, generator: torch.Generator) -> None:
         super().__init__()
         rank = min(RANK, d_sae)
-        self.V = nn.Parameter(torch.randn(d_sae, rank) / l0**0.5)
+        self.V = nn.Parameter(torch.randn(d_sae, rank, generator=generator) / l0**0.5)
         self.C = nn.Parameter(torch.zeros(rank, d_in))
         self.W = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b = nn.Parameter(torch.zeros(d_in))
@@ -334,9 +332,9 @@ class _Quadratic(nn.Module):
 class _Units(nn.Module):
     """``gelu(u A + a) B + u W + b``."""
 
-    def __init__(self, d_sae: int, d_in: int, l0: float) -> None:
+    def __init__(self, d_sae: int, d_in: int, l0: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.A = nn.Parameter(torch.randn(d_sae, N_UNITS) / l0**0.5)
+        self.A = nn.Parameter(torch.randn(d_sae, N_UNITS, generator=generator) / l0**0.5)
         self.a = nn.Parameter(torch.zeros(N_UNITS))
         self.B = nn.Parameter(torch.zeros(N_UNITS, d_in))
         self.W = nn.Parameter(torch.zeros(d_sae, d_in))
@@ -362,6 +360,7 @@ def _by_gradient(
     model: nn.Module,
     codes: list[torch.Tensor],
     targets: list[torch.Tensor],
+    generator: torch.Generator,
     n_steps: int = 800,
     batch: int = 512,
 ) -> list[torch.Tensor]:
@@ -387,7 +386,7 @@ def _by_gradient(
     )
     for _ in range(max(4, -(-n_steps * batch // len(targets[0])))):
         with torch.enable_grad():
-            for tokens in torch.randperm(len(targets[0])).split(batch):
+            for tokens in torch.randperm(len(targets[0]), generator=generator).split(batch):
                 y = model(_bag(codes[0], tokens))
                 loss = ((targets[0][tokens] - y) / size).pow(2).sum(dim=-1).mean()
                 optimizer.zero_grad()

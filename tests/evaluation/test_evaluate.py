@@ -26,6 +26,11 @@ from tests.training.test_resume import runner_config
 from tests.training.test_wrong_input import dictionary
 
 
+def drawing_from():
+    """Where torch's and numpy's generators are."""
+    return [torch.get_rng_state(), *np.random.get_state(legacy=False)["state"].values()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("hooks", "n_hooks"), [("blocks.{1,3}.hook_resid_post", 2), ("blocks.2.hook_resid_post", 1)]
@@ -100,10 +105,9 @@ def test_what_is_not_written_has_no_figures(embedded_model, tmp_path, structure,
     model = StackedHooks(embedded_model, hooks)
     TrainingRunner(cfg, stdlib_dataset("train").select(range(60)), model).run()
     settings = EvaluationSettings(n_batches=1, batch_size_prompts=2, dataset_path="stdlib")
-    before = [torch.get_rng_state(), *np.random.get_state(legacy=False)["state"].values()]
+    before = drawing_from()
     evaluation = evaluate_saved(tmp_path / "output", settings, model=model)
-    after = [torch.get_rng_state(), *np.random.get_state(legacy=False)["state"].values()]
-    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(before, drawing_from(), strict=True))
     written = model.hook_names[1 if structure == "strictly_causal" else 0 :]
     assert list(evaluation.per_hook) == written
     sae = load_dictionary(tmp_path / "output")
